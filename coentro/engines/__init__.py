@@ -1,0 +1,1 @@
+"""Starting what moves a tunnel's packets, without privileges. Standard library alone."""

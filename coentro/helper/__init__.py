@@ -1,0 +1,1 @@
+"""The daemon: start-up, who may call, what they may call, and one task per peer."""

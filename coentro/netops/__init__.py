@@ -1,0 +1,1 @@
+"""Network ops: one interface, a folder per platform."""

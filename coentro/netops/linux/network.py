@@ -1,0 +1,183 @@
+"""Linux's network ops: what coentro.netops.interface.NetworkOps asks for, over one rtnetlink.
+
+Two sockets, each used by one worker thread at a time: one acts, one reads, so that a listing
+never waits for a hundred thousand routes. What stands in the tables is remembered from what was
+really done there; everything else is read whenever it is asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from contextlib import ExitStack
+from typing import Any, Final, TypeVar
+
+import trio
+
+from coentro.errors import Limit
+from coentro.model import Spec, TunnelId
+from coentro.netops.interface import (
+    Described,
+    Device,
+    Failure,
+    Host,
+    HostRoute,
+    Interface,
+    Lookup,
+    NetworkEvent,
+    NetworkStatus,
+    Stats,
+    Wanted,
+)
+from coentro.netops.linux import host, look, survey, words
+from coentro.netops.linux.apply import ALIAS, Applier, is_ours
+from coentro.netops.linux.desired import Link, Ranges, Up, want
+from coentro.netops.linux.monitor import LinkChange, Monitor
+from coentro.netops.linux.netlink import RECEIVE_BYTES, Netlink
+from coentro.netops.linux.transaction import Transaction
+from coentro.netops.linux.tun import PACKET_INFO_BYTES, VNET_HDR_BYTES
+from coentro.networks import Family
+from coentro.plan import Change, State, applied
+
+T = TypeVar("T")
+
+_RANGES: Final = Ranges()
+
+
+class LinuxNetwork:
+    """See coentro.netops.interface.NetworkOps; `receive_bytes` is the acting socket's buffer."""
+
+    platform: Final = "linux"
+    capabilities: Final = frozenset({"tun", "tun.queues", "tun.vnet_hdr", "tun.packet_info", "block"})
+
+    def __init__(self, ranges: Ranges = _RANGES, receive_bytes: int = RECEIVE_BYTES) -> None:
+        self._ranges = ranges
+        self._receive_bytes = receive_bytes
+        self._remembered: dict[Any, Any] = {}
+        self._changing = trio.Lock()
+        self._acting = trio.CapacityLimiter(1)
+        self._reading = trio.CapacityLimiter(1)
+
+    async def start(self) -> None:
+        with ExitStack() as opened:
+            self._netlink = opened.enter_context(Netlink(self._receive_bytes))
+            self._reader = opened.enter_context(Netlink())
+            self._monitor = opened.enter_context(Monitor())
+            self._applier = Applier(self._netlink)
+            opened.callback(self._applier.close)
+            self._opened = opened.pop_all()
+
+    async def close(self) -> None:
+        self._opened.close()
+
+    async def look(self, *, everything: bool = False) -> Host:
+        async with self._changing:
+            found = await self._act(
+                look.read, self._ranges, dict(self._applier.devices), self._remembered, everything
+            )
+            # Descriptors may have been released meanwhile: of these the newer word counts.
+            now = self._applier.devices
+            self._applier.devices = {t: now.get(t, device) for t, device in found.devices.items()}
+            self._remembered = dict(found.host.state)
+        return found.host
+
+    def free_slot(self, host: Host, used: Collection[int]) -> int:
+        with Netlink() as netlink:
+            for slot in range(self._ranges.slots):
+                if slot in host.taken_slots or slot in used:
+                    continue
+                if look.table_is_empty(netlink, self._ranges.table(slot)):
+                    return slot
+        raise Limit(f"all {self._ranges.slots} of the host's routing tables for tunnels are in use")
+
+    def want(self, host: Host, tunnels: Sequence[Wanted]) -> State:
+        return want(self._ranges, host.onlink, tunnels)
+
+    async def apply(self, changes: Sequence[Change]) -> None:
+        async with self._changing:
+            await self._transaction().make(changes)
+
+    async def force(self, changes: Sequence[Change]) -> list[Failure]:
+        async with self._changing:
+            return await self._transaction().force(changes)
+
+    def describe(self, change: Change) -> Described:
+        return words.describe(change, self._applier.name_of)
+
+    def device(self, tunnel: TunnelId) -> Device | None:
+        return self._applier.devices.get(tunnel)
+
+    def release(self, tunnel: TunnelId) -> None:
+        self._applier.release(tunnel)
+
+    def packet_header_bytes(self, spec: Spec) -> int:
+        options = spec.tun
+        return PACKET_INFO_BYTES * options.packet_info + VNET_HDR_BYTES * options.vnet_hdr
+
+    async def stats(self) -> Mapping[TunnelId, Stats]:
+        by_index = {link.index: link.stats for link in await self._read(host.links)}
+        return {
+            TunnelId(tunnel): by_index[device.index]
+            for tunnel, device in self._applier.devices.items()
+            if device.index in by_index
+        }
+
+    async def routes(self, families: Sequence[Family]) -> list[HostRoute]:
+        indexes = {tunnel: device.index for tunnel, device in self._applier.devices.items()}
+        return await self._read(survey.routes, families, survey.tables(self._remembered), indexes)
+
+    async def lookup(self, address: bytes) -> Lookup:
+        return await self._read(survey.lookup, address, survey.tables(self._remembered))
+
+    async def interfaces(self) -> list[Interface]:
+        return await self._read(survey.interfaces)
+
+    async def status(self) -> NetworkStatus:
+        return await self._read(survey.status)
+
+    async def events(self) -> AsyncIterator[NetworkEvent]:
+        async for change in self._monitor:
+            if isinstance(change, LinkChange):
+                event = self._link_event(change)
+                if event is not None:
+                    yield event
+                continue
+            there = {link.index for link in await self._read(host.links)}
+            for tunnel, device in dict(self._applier.devices).items():
+                if device.index not in there:
+                    yield NetworkEvent("link-gone", TunnelId(tunnel))
+            yield NetworkEvent("changed")
+
+    def _link_event(self, change: LinkChange) -> NetworkEvent | None:
+        """What a device's change means; None for what we did ourselves."""
+        link = change.link
+        if change.gone and link.index in self._applier.deleting:
+            self._applier.deleting.discard(link.index)
+            return None
+        detail = {"interface": link.name}
+        devices = self._applier.devices.items()
+        tunnel = next((TunnelId(t) for t, device in devices if device.index == link.index), None)
+        if tunnel is None:
+            # A device of ours that is not known yet is one that is just being made.
+            return None if is_ours(link) else NetworkEvent("changed", None, detail)
+        if change.gone:
+            return NetworkEvent("link-gone", tunnel, detail)
+        settings = self._remembered.get(Link(tunnel))
+        as_applied = (
+            settings is not None
+            and link.mtu == settings.mtu
+            and link.up == (Up(tunnel) in self._remembered)
+            and link.alias == ALIAS + tunnel
+        )
+        return None if as_applied else NetworkEvent("changed", tunnel, detail)
+
+    def _transaction(self) -> Transaction:
+        return Transaction(self._applier.step, self._remember, self._netlink.chunk, self._acting)
+
+    def _remember(self, change: Change) -> None:
+        self._remembered = applied(self._remembered, [change])
+
+    async def _act(self, function: Callable[..., T], *args: Any) -> T:
+        return await trio.to_thread.run_sync(function, self._netlink, *args, limiter=self._acting)
+
+    async def _read(self, function: Callable[..., T], *args: Any) -> T:
+        return await trio.to_thread.run_sync(function, self._reader, *args, limiter=self._reading)

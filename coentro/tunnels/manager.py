@@ -1,0 +1,386 @@
+"""All tunnels together: every change is look, want, diff, apply, one after another.
+
+The manager knows owners, leases and conflicts; it never knows how a platform routes. A change
+that fails or is cancelled leaves the tunnels and the host as they were (`NetworkOps.apply`
+undoes what it began). Ends that nobody waits for (a client that died, a linger that expired)
+run in the manager's own nursery, shielded, so that no peer's task can cut an undo short.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import count
+from typing import Any, TypeVar
+
+import trio
+from attrs import evolve, frozen
+
+from coentro.clock import BootClock
+from coentro.errors import (
+    Busy,
+    CoentroError,
+    Conflict,
+    InvalidParams,
+    Kernel,
+    Limit,
+    NotFound,
+    Unsupported,
+)
+from coentro.model import Spec, TunnelId
+from coentro.netops.interface import Failure, Host, NetworkEvent, NetworkOps, Stats, Wanted
+from coentro.networks import FAMILIES, Family, Networks
+from coentro.plan import Change, State, diff
+from coentro.tunnels.conflicts import Verdict, judge, sentence
+from coentro.tunnels.tunnel import Actor, Lease, Tunnel, TunnelState
+from coentro.tunnels.turns import Turn, Turns
+
+log = logging.getLogger("coentro.tunnels")
+
+T = TypeVar("T")
+Tell = Callable[[str, Mapping[str, Any], int], None]
+"""Tell an event: type, data, and the uid whose it is."""
+
+IN_THE_LOOP = 2_000  # networks that are compared in the loop; more go to a worker thread
+RETRY_S = (1, 5, 30, 120)  # after which what could not be taken down is tried again
+
+
+@frozen
+class Limits:
+    tunnels_per_uid: int = 8
+    routes_per_tunnel: int = 1_000_000
+
+
+class Manager:
+    """The tunnels of one helper. Every method is called from trio's thread."""
+
+    def __init__(
+        self, network: NetworkOps, nursery: trio.Nursery, tell: Tell, limits: Limits, clock: BootClock
+    ) -> None:
+        self.network = network
+        self.limits = limits
+        self.clock = clock
+        self.problems: list[str] = []
+        self.turns = Turns()
+        self._nursery = nursery
+        self._tell = tell
+        self._tunnels: dict[TunnelId, Tunnel] = {}
+        self._lingering: dict[TunnelId, trio.CancelScope] = {}
+        self._stopping = False
+
+    # What is there
+
+    def visible(self, actor: Actor) -> list[Tunnel]:
+        return [t for t in self._tunnels.values() if actor.sees(t.owner)]
+
+    def find(self, actor: Actor, id_: str) -> Tunnel:
+        """A tunnel that the caller may see. Errors: NotFound, the same for another's."""
+        tunnel = self._tunnels.get(TunnelId(id_))
+        if tunnel is None or not actor.sees(tunnel.owner):
+            raise NotFound("there is no such tunnel; `tunnel.list` shows yours")
+        return tunnel
+
+    def named(self, id_: TunnelId) -> Tunnel | None:
+        return self._tunnels.get(id_)
+
+    def count(self) -> int:
+        return len(self._tunnels)
+
+    async def info(self, tunnel: Tunnel, *, lease: bool = False) -> dict[str, Any]:
+        """`T` of one tunnel, with its counters."""
+        return (await self.infos([tunnel], lease=lease))[0]
+
+    async def infos(self, tunnels: Sequence[Tunnel], *, lease: bool = False) -> list[dict[str, Any]]:
+        stats = await self.network.stats() if tunnels else {}
+        return [
+            t.to_json(self.network.packet_header_bytes(t.spec), stats.get(t.id, Stats()), lease=lease)
+            for t in tunnels
+        ]
+
+    # Changes, each in its turn
+
+    async def create(self, actor: Actor, spec: Spec, holder: object, turn: Turn) -> Tunnel:
+        """A new tunnel of the caller, leased to `holder`. Errors: those of the protocol."""
+        self._possible(spec)
+        async with turn:
+            self._running()
+            mine = [t for t in self._tunnels.values() if t.owner == actor.uid]
+            if len(mine) >= self.limits.tunnels_per_uid:
+                raise Limit(f"you have {len(mine)} tunnels, which is all that this helper allows")
+            name = spec.name or _made_up(t.name for t in mine)
+            verdict = await self._judge(spec, name, actor, actor.uid, frozenset(), None)
+            _refuse(verdict)
+            taken = self._take_over(verdict)
+            host = await self.network.look()
+            id_ = TunnelId(secrets.token_hex(8))
+            slot = self.network.free_slot(host, [t.slot for t in self._tunnels.values()])
+            await self.network.apply(self._changes(host, {**taken, id_: Wanted(id_, slot, spec)}))
+            device = self.network.device(id_)
+            assert device is not None  # apply made it
+            tunnel = Tunnel(
+                id_, name, actor.uid, actor.user, slot, evolve(spec, name=name), device, Lease(holder=holder)
+            )
+            self._tunnels[id_] = tunnel
+            self._withdraw(verdict)
+            self._tell("tunnel.up", tunnel.about(), tunnel.owner)
+            return tunnel
+
+    async def update(self, actor: Actor, tunnel: Tunnel, spec: Spec, reclaims: frozenset[Family]) -> None:
+        """Bring a tunnel to a new spec; the caller has the turn in which it read the old one.
+
+        `reclaims`: families whose routes are named anew, which asks again for what root took.
+        """
+        self._running()
+        await self._bring(tunnel, spec, actor, reclaims)
+
+    async def routes(
+        self, actor: Actor, id_: str, add: Networks, remove: Networks, allowed: Callable[[Spec], None]
+    ) -> dict[str, int]:
+        """Add and remove routes of a tunnel, all or nothing; the caller has the turn."""
+        self._running()
+        tunnel = self.find(actor, id_)
+        spec = await _in_thread(len(tunnel.spec.routes) + len(add), _rerouted, tunnel.spec, add, remove)
+        spec.check()
+        allowed(spec)
+        named = frozenset(f for f in FAMILIES if add.packed(f) or remove.packed(f))
+        await self._bring(tunnel, spec, actor, named)
+        return {"added": len(add), "removed": len(remove), "total": len(spec.routes)}
+
+    async def attach(self, actor: Actor, id_: str, secret: str, holder: object, turn: Turn) -> Tunnel:
+        """Move the lease to `holder`. Never for anyone but the owner, root included."""
+        async with turn:
+            self._running()
+            tunnel = self._tunnels.get(TunnelId(id_))
+            if tunnel is None or tunnel.owner != actor.uid or not tunnel.lease.fits(secret):
+                raise NotFound("there is no such tunnel, or this is not its lease")
+            if (scope := self._lingering.pop(tunnel.id, None)) is not None:
+                scope.cancel()
+            if tunnel.lease.holder is not holder and tunnel.lease.holder is not None:
+                self._tell("tunnel.changed", {**tunnel.about(), "lease": "moved"}, tunnel.owner)
+            tunnel.lease.holder = holder
+            tunnel.state, tunnel.ends_at = TunnelState.UP, None
+            return tunnel
+
+    async def destroy(self, actor: Actor, id_: str, turn: Turn, why: str = "destroyed") -> None:
+        """End a tunnel; returns once the host is as it was before."""
+        async with turn:
+            tunnel = self.find(actor, id_)
+            with trio.CancelScope(shield=True):
+                failures = await self._end(tunnel, why)
+        if failures:
+            raise _left(failures)
+
+    async def plan(
+        self, actor: Actor, spec: Spec, tunnel: Tunnel | None
+    ) -> tuple[list[Change], tuple[dict[str, Any], ...]]:
+        """What `create` or `update` would do now, and what would refuse it. Changes nothing."""
+        self._possible(spec)
+        mine = [t.name for t in self._tunnels.values() if t.owner == actor.uid]
+        owner = tunnel.owner if tunnel else actor.uid
+        name = tunnel.name if tunnel else spec.name or _made_up(mine)
+        verdict = await self._judge(spec, name, actor, owner, frozenset(), tunnel)
+        host = await self.network.look()
+        taken = self._take_over(verdict)
+        if tunnel is not None:
+            new = Wanted(tunnel.id, tunnel.slot, spec)
+        else:
+            slot = self.network.free_slot(host, [t.slot for t in self._tunnels.values()])
+            new = Wanted(TunnelId("planned"), slot, spec)
+        return self._changes(host, {**taken, new.id: new}), verdict.conflicts
+
+    # Ends that nobody asked for
+
+    def release(self, holder: object) -> None:
+        """A connection ended: its tunnels go, or linger for their owner to come back."""
+        for tunnel in list(self._tunnels.values()):
+            if tunnel.lease.holder is not holder:
+                continue
+            tunnel.lease.holder = None
+            if self._stopping:
+                continue
+            if tunnel.lease.delivered and tunnel.spec.linger_s > 0:
+                tunnel.state = TunnelState.LINGERING
+                tunnel.ends_at = time.time() + tunnel.spec.linger_s
+                self._tell("tunnel.changed", {**tunnel.about(), "lease": "lingering"}, tunnel.owner)
+                self._nursery.start_soon(self._linger, tunnel, self.clock.now() + tunnel.spec.linger_s)
+            else:
+                taken = tunnel.lease.delivered
+                why = "its client's connection ended" if taken else "its answer was not taken"
+                self._nursery.start_soon(self._abandoned, tunnel, why, self.turns.take())
+
+    async def lost(self, event: NetworkEvent) -> None:
+        """The system says that a tunnel's device is gone: end the tunnel if it really is."""
+        tunnel = self._tunnels.get(event.tunnel) if event.tunnel else None
+        if tunnel is None:
+            return
+        with trio.CancelScope(shield=True):
+            async with self.turns.take():
+                host = await self.network.look()
+                if not any(key.is_link and key.link == tunnel.id for key in host.state):
+                    await self._end(tunnel, "its interface was removed")
+
+    async def settle(self) -> list[Failure]:
+        """Take down what a helper before us left, recognised by our marks. Before any peer."""
+        host = await self.network.look(everything=True)
+        changes = diff({}, host.state)
+        for change in changes:
+            log.warning("left by an earlier helper, taken down: %s", self.network.describe(change).op)
+        return await self.network.force(changes)
+
+    async def close(self) -> None:
+        """Undo every tunnel; further changes are refused as Busy. Never cut short."""
+        self._stopping = True
+        with trio.CancelScope(shield=True):
+            async with self.turns.take():
+                for tunnel in list(self._tunnels.values()):
+                    await self._end(tunnel, "the helper is stopping")
+
+    # How
+
+    def _running(self) -> None:
+        if self._stopping:
+            raise Busy("the helper is shutting down")
+
+    def _possible(self, spec: Spec) -> None:
+        for capability in spec.capabilities():
+            if capability not in self.network.capabilities:
+                raise Unsupported(capability)
+        total = len(spec.routes) + len(spec.exclude) + len(spec.block)
+        if total > self.limits.routes_per_tunnel:
+            raise InvalidParams("$.routes", f"a tunnel has at most {self.limits.routes_per_tunnel} networks")
+
+    async def _judge(
+        self, spec: Spec, name: str, actor: Actor, owner: int, withdrawn: frozenset[Any], but: Tunnel | None
+    ) -> Verdict:
+        others = [t for t in self._tunnels.values() if t is not but]
+        size = len(spec.routes) + sum(len(t.spec.routes) for t in others) if others else 0
+        return await _in_thread(size, judge, spec, name, actor, owner, others, withdrawn)
+
+    def _take_over(self, verdict: Verdict) -> dict[TunnelId, Wanted]:
+        """The tunnels that yield to root, as they shall be then."""
+        taken: dict[TunnelId, Wanted] = {}
+        for tunnel, family in verdict.takeover:
+            before = taken.get(tunnel.id, tunnel.wanted)
+            taken[tunnel.id] = evolve(before, withdrawn=before.withdrawn | {family})
+        return taken
+
+    def _withdraw(self, verdict: Verdict) -> None:
+        for tunnel, family in verdict.takeover:
+            tunnel.withdrawn |= {family}
+            problem = f"root has taken over everything of IPv{family}; its routes are withdrawn"
+            tunnel.problems.append(problem)
+            self._tell("tunnel.degraded", {**tunnel.about(), "problem": problem}, tunnel.owner)
+
+    def _changes(self, host: Host, changed: Mapping[TunnelId, Wanted]) -> list[Change]:
+        """From what stands to what shall stand for all tunnels, with these changed or new."""
+        wanted = {t.id: t.wanted for t in self._tunnels.values()}
+        shall: State = self.network.want(host, list({**wanted, **changed}.values()))
+        return diff(shall, host.state)
+
+    async def _bring(self, tunnel: Tunnel, spec: Spec, actor: Actor, reclaims: frozenset[Family]) -> None:
+        """Make a tunnel what `spec` says, or leave all as it is."""
+        self._possible(spec)
+        withdrawn = tunnel.withdrawn - reclaims
+        verdict = await self._judge(spec, tunnel.name, actor, tunnel.owner, withdrawn, tunnel)
+        _refuse(verdict)
+        taken = self._take_over(verdict)
+        host = await self.network.look()
+        new = Wanted(tunnel.id, tunnel.slot, spec, withdrawn)
+        await self.network.apply(self._changes(host, {**taken, tunnel.id: new}))
+        if withdrawn != tunnel.withdrawn:
+            tunnel.problems.clear()
+        tunnel.spec, tunnel.withdrawn = spec, withdrawn
+        self._withdraw(verdict)
+        self._tell("tunnel.changed", tunnel.about(), tunnel.owner)
+
+    async def _linger(self, tunnel: Tunnel, deadline: float) -> None:
+        with trio.CancelScope() as scope:
+            self._lingering[tunnel.id] = scope
+            await self.clock.sleep_until(deadline)
+        if not scope.cancelled_caught:
+            await self._abandoned(tunnel, "it lingered and nobody came back", self.turns.take())
+
+    async def _abandoned(self, tunnel: Tunnel, why: str, turn: Turn) -> None:
+        """End a tunnel unless somebody has attached to it before its turn came."""
+        with trio.CancelScope(shield=True):
+            async with turn:
+                if tunnel.lease.holder is None:
+                    await self._end(tunnel, why)
+
+    async def _end(self, tunnel: Tunnel, why: str) -> list[Failure]:
+        """Take one tunnel down, step by step, whatever fails; the caller has the turn."""
+        if self._tunnels.get(tunnel.id) is not tunnel:
+            return []
+        try:
+            host = await self.network.look()
+        except CoentroError as fault:
+            # What can't be read is taken to be as it was made: an undo is never given up.
+            log.error("the host can't be read (%s): %s is taken down from memory", fault, tunnel.name)
+            host = Host(self.network.want(Host({}), [t.wanted for t in self._tunnels.values()]))
+        del self._tunnels[tunnel.id]
+        failures = await self.network.force(self._changes(host, {}))
+        self.network.release(tunnel.id)
+        if (scope := self._lingering.pop(tunnel.id, None)) is not None:
+            scope.cancel()
+        left = [f"{f.op}: {f.errno}" for f in failures]
+        self._tell("tunnel.down", {**tunnel.about(), "why": why, "left": left}, tunnel.owner)
+        if failures and not self._stopping:
+            self._nursery.start_soon(self._retry, tunnel.name)
+        return failures
+
+    async def _retry(self, name: str) -> None:
+        """What could not be taken down still bears our marks: a later look finds it again."""
+        for pause in RETRY_S:
+            await trio.sleep(pause)
+            async with self.turns.take():
+                host = await self.network.look(everything=True)
+                failures = await self.network.force(self._changes(host, {}))
+            if not failures:
+                log.info("what was left of %s is gone", name)
+                return
+        problem = f"{failures[0].op} of {name} can't be taken down: {failures[0].message}"
+        self.problems.append(problem)
+        log.error("%s", problem)
+
+
+def _refuse(verdict: Verdict) -> None:
+    if verdict.conflicts:
+        raise Conflict(sentence(verdict.conflicts), verdict.conflicts)
+
+
+def _left(failures: Sequence[Failure]) -> Kernel:
+    first = failures[0]
+    return Kernel(
+        f"{first.op} failed ({first.message}); all else was taken down, and this is tried again",
+        errno=first.errno,
+        op=first.op,
+    )
+
+
+def _made_up(names: Iterable[str]) -> str:
+    taken = set(names)
+    return next(name for n in count() if (name := f"vpn{n}") not in taken)
+
+
+def _rerouted(spec: Spec, add: Networks, remove: Networks) -> Spec:
+    """The spec with routes added and removed. Errors: InvalidParams, as the protocol says."""
+    known = {entry for f in FAMILIES for entry in spec.routes.entries(f)}
+    for net in add:
+        if net.packed in known:
+            raise InvalidParams("$.add", f"{net} is a route of the tunnel already")
+    added = {net.packed for net in add}
+    for net in remove:
+        if net.packed in added:
+            raise InvalidParams("$.remove", f"{net} stands in `add` as well")
+        if net.packed not in known:
+            raise InvalidParams("$.remove", f"{net} is no route of the tunnel")
+    return spec.with_routes(spec.routes.minus(remove).union(add))
+
+
+async def _in_thread(size: int, work: Callable[..., T], *args: Any) -> T:
+    """Small work is done at once; large work must not hold up the other peers."""
+    if size <= IN_THE_LOOP:
+        return work(*args)
+    return await trio.to_thread.run_sync(work, *args)
