@@ -228,9 +228,7 @@ def test_a_plan_stopped_anywhere_and_undone_leaves_the_host_as_it_was(
 @given(hosts(), worlds())
 def test_the_order_of_a_plan(has: dict[Any, Any], shall: dict[Any, Any]) -> None:
     changes = diff(shall, has)
-    disrupted = {
-        k.tunnel for k in has if k.is_link and k in shall and k.disrupts(has[k], shall[k])
-    }
+    disrupted = {k.tunnel for k in has if k.is_link and k in shall and k.disrupts(has[k], shall[k])}
     plain = [c for c in changes if c.key.link not in disrupted]
     ops = [c.op is Op.DELETE for c in plain]
     assert ops == sorted(ops), "additions come before removals"
@@ -238,7 +236,9 @@ def test_the_order_of_a_plan(has: dict[Any, Any], shall: dict[Any, Any]) -> None
     down = [c.key.rank for c in plain if c.op is Op.DELETE]
     assert up == sorted(up)
     assert down == sorted(down, reverse=True)
-    last_rule = max((i for i, c in enumerate(changes) if isinstance(c.key, Rule) and c.op is Op.ADD), default=-1)
+    last_rule = max(
+        (i for i, c in enumerate(changes) if isinstance(c.key, Rule) and c.op is Op.ADD), default=-1
+    )
     tables = [i for i, c in enumerate(changes) if isinstance(c.key, Table | Floor) and c.op is Op.ADD]
     assert all(i < last_rule for i in tables) or last_rule == -1, "a rule comes last"
 

@@ -65,6 +65,7 @@ class Story:
 
 
 def main() -> int:
+    sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]  # nobody has put another stdout there
     try:
         if sys.argv[1:2] == ["--inside"]:
             return inside(sys.argv[2])
@@ -78,6 +79,8 @@ def main() -> int:
     except Failed as fault:
         print(f" {NO} {fault}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return 130
 
 
 def inside(uids: str) -> int:
@@ -117,7 +120,7 @@ def tell(story: Story, uids: str, programs: list[Program], arrow: str) -> None:
     try:
         client.until("is connected to", 10)
     except Failed as fault:
-        raise Failed(f"{fault}\nthe helper said:\n{helper.said}{drained(helper)}") from None
+        raise Failed(f"{fault}\nthe helper said:\n{drained(helper)}") from None
     engine = child_of(client.process.pid)
     up = client.until(" is up: ").removeprefix("coentroctl: ")
     story.check(True, f"coentroctl run, {who.said}: {up}")
@@ -168,18 +171,12 @@ def start_server() -> Program:
 
 
 def connect(helper: Program) -> Client:
+    """Wait for the helper to say that it is ready, and for what will be told of the tunnel's end."""
+    helper.until("ready: ")
     sys.path.insert(0, str(world.LIBRARY))
-    from coentro.client import Client, NoHelper
+    from coentro.client import Client
 
-    deadline = time.monotonic() + 10
-    while True:
-        try:
-            client = Client(SOCKET)
-            break
-        except NoHelper as fault:
-            if helper.process.poll() is not None or time.monotonic() > deadline:
-                raise Failed(f"the helper does not answer ({fault}); it said:\n{drained(helper)}") from None
-            time.sleep(0.01)
+    client = Client(SOCKET)
     client.subscribe(["tunnel.down"])
     return client
 

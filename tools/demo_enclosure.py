@@ -87,17 +87,30 @@ def _hint() -> str:
     return "Run it as root, or allow user namespaces."
 
 
+class Ended(BaseException):
+    """A signal says that it is enough."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
 def enter(way: Way, argv: list[str]) -> int:
     """Run `argv` inside and return its exit code. A signal ends everything inside at once."""
-    inside = subprocess.Popen(["setpriv", "--pdeathsig", "KILL", "unshare", *way.options, *argv])
 
     def end(number: int, frame: FrameType | None) -> NoReturn:
-        inside.kill()  # unshare's --kill-child does the rest
-        inside.wait()
-        print(f"\ndemo: ended by {signal.Signals(number).name}; nothing is left", file=sys.stderr)
-        os._exit(128 + number)
+        raise Ended(number)
 
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, end)
-    code = inside.wait()
+    for signal_ in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(signal_, end)
+    inside: subprocess.Popen[bytes] | None = None
+    try:
+        inside = subprocess.Popen(["setpriv", "--pdeathsig", "KILL", "unshare", *way.options, *argv])
+        code = inside.wait()
+    except Ended as ended:
+        if inside is not None:
+            inside.kill()  # and with unshare, by its --kill-child, all that is inside
+            inside.wait()
+        print(f"\ndemo: ended by {signal.Signals(ended.number).name}; nothing is left", file=sys.stderr)
+        return 128 + ended.number
     return code if code >= 0 else 128 - code

@@ -48,6 +48,10 @@ route add default via 192.168.77.1
 """
 
 
+# The exec after a change of uid is still judged by the old capabilities, and the one after it is not.
+_AFRESH: Final = ("sh", "-c", 'exec "$@"', "sh")
+
+
 class Failed(Exception):
     """Something did not hold or did not start; the text says what."""
 
@@ -131,7 +135,7 @@ def somebody(uids: str) -> tuple[Who, str]:
     if uids != "one":
         entry = _unprivileged()
         prefix = ("setpriv", f"--reuid={entry.pw_uid}", f"--regid={entry.pw_gid}", "--clear-groups",
-                  "--inh-caps=-all", "--bounding-set=-all")  # fmt: skip
+                  "--inh-caps=-all", "--bounding-set=-all", *_AFRESH)  # fmt: skip
         who = Who(entry.pw_uid, f"as {entry.pw_name} (uid {entry.pw_uid})", prefix)
         for python in pythons:
             if _runs(who, python):
@@ -139,7 +143,7 @@ def somebody(uids: str) -> tuple[Who, str]:
         why = f"{entry.pw_name} can run no Python here (they are below a directory that is root's alone)"
     else:
         why = "this user namespace has but one uid (newuidmap or /etc/subuid is missing)"
-    drop = ("setpriv", "--no-new-privs", "--inh-caps=-all", "--ambient-caps=-all", "--bounding-set=-all")
+    drop = ("setpriv", "--no-new-privs", "--inh-caps=-all", "--ambient-caps=-all", "--bounding-set=-all", *_AFRESH)  # fmt: skip
     return Who(0, f"with all capabilities dropped, since {why}", drop), sys.executable
 
 
@@ -155,9 +159,9 @@ def _unprivileged() -> pwd.struct_passwd:
 
 
 def _runs(who: Who, python: str) -> bool:
-    code = "import sys; sys.exit(sys.version_info < (3, 11))"
-    argv = [*who.prefix, python, "-c", code]
-    return subprocess.run(argv, capture_output=True, timeout=20, check=False).returncode == 0
+    code = "import sys; sys.version_info < (3, 11) and sys.exit(1); import coentro.ctl.main"
+    argv, env = [*who.prefix, python, "-c", code], {**os.environ, "PYTHONPATH": str(LIBRARY)}
+    return subprocess.run(argv, capture_output=True, timeout=20, check=False, env=env).returncode == 0
 
 
 class Program:

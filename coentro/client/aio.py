@@ -100,7 +100,7 @@ class AsyncClient:
         if self._codec.events:
             return self._codec.events.popleft()
         if self._codec.over is not None:
-            raise self._codec.over
+            raise self._codec.why()
         return None
 
     async def events(self) -> AsyncIterator[dict[str, Any]]:
@@ -140,7 +140,7 @@ class AsyncClient:
         except (BrokenPipeError, ConnectionResetError):
             # What the helper said before it closed may be why.
             await self._read_until(lambda: self._codec.over is not None)
-        except trio.Cancelled:
+        except BaseException:  # Cancelled, alone or in a group from the nursery below
             if 0 < len(rest) < len(line):
                 self._codec.end(HelperGone("a call was given up in the middle of its line"))
                 self._sock.shutdown(socket.SHUT_RDWR)

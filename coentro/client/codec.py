@@ -74,7 +74,7 @@ class Codec:
         answer = self._answers.pop(id_, None)
         self._waited.pop(id_, None)
         if answer is None:
-            raise self.over or LookupError(f"call {id_} is not answered")
+            raise self.why()
         if answer.error is not None:
             raise answer.error
         return answer.result, answer.fds
@@ -91,6 +91,12 @@ class Codec:
                 self._take(line)
         except (TooLong, TooFew, ValueError, LookupError, TypeError, AttributeError, RecursionError) as fault:
             self.end(HelperGone(f"what answers there is not the helper: {fault}"))
+
+    def why(self) -> HelperError | HelperGone:
+        """A new exception that says why it is over: several tasks may raise it."""
+        if isinstance(self.over, HelperError):
+            return type(self.over)(self.over.code, self.over.message, self.over.data)
+        return HelperGone(*(self.over.args if self.over else ()))
 
     def close(self) -> None:
         """Close every descriptor that nobody took."""

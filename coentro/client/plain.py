@@ -83,7 +83,7 @@ class Client:
         deadline = _deadline(timeout_s)
         while not self._codec.events:
             if self._codec.over is not None:
-                raise self._codec.over
+                raise self._codec.why()
             try:
                 self._receive(deadline)
             except TimeoutError:

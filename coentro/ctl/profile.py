@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import datetime
 import math
-import tomllib
 from typing import Any, Final, NamedTuple
 
 from coentro.ctl.faults import Fault, usage
@@ -25,6 +24,8 @@ class Profile(NamedTuple):
 
 def load(path: str) -> Profile:
     """Read a profile. Errors: Fault with the exit code of a usage error, the file and the place."""
+    import tomllib  # only the commands that take a profile pay for it
+
     try:
         with open(path, "rb") as file:
             text = file.read().decode()

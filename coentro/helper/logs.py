@@ -35,7 +35,7 @@ def configure(level: Level, format_: Format, stream: TextIO | None = None) -> No
     logging.raiseExceptions = False
 
 
-def escape(text: str) -> str:
+def plain(text: str) -> str:
     """The text on one line: control, format and other unprintable characters as Python escapes."""
     if text.isprintable():
         return text
@@ -52,9 +52,9 @@ def timestamp(created: float) -> str:
 class _Text(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         head = f"{timestamp(record.created)} {record.levelname.lower()} {record.name}: "
-        lines = [head + escape(record.getMessage())]
+        lines = [head + plain(record.getMessage())]
         # An exception's text may hold anything, so no line of a traceback begins as a record does.
-        lines += ["    | " + escape(line) for line in _trace(self, record).splitlines()]
+        lines += ["    | " + plain(line) for line in _trace(self, record).splitlines()]
         return "\n".join(lines)
 
 

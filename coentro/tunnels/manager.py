@@ -32,7 +32,7 @@ from coentro.errors import (
 from coentro.model import Spec, TunnelId
 from coentro.netops.interface import Failure, Host, NetworkEvent, NetworkOps, Stats, Wanted
 from coentro.networks import FAMILIES, Family, Networks
-from coentro.plan import Change, State, diff
+from coentro.plan import Change, diff
 from coentro.tunnels.conflicts import Verdict, judge, sentence
 from coentro.tunnels.tunnel import Actor, Lease, Tunnel, TunnelState
 from coentro.tunnels.turns import Turn, Turns
@@ -116,7 +116,7 @@ class Manager:
             host = await self.network.look()
             id_ = TunnelId(secrets.token_hex(8))
             slot = self.network.free_slot(host, [t.slot for t in self._tunnels.values()])
-            await self.network.apply(self._changes(host, {**taken, id_: Wanted(id_, slot, spec)}))
+            await self.network.apply(await self._changes(host, {**taken, id_: Wanted(id_, slot, spec)}))
             device = self.network.device(id_)
             assert device is not None  # apply made it
             tunnel = Tunnel(
@@ -188,7 +188,7 @@ class Manager:
         else:
             slot = self.network.free_slot(host, [t.slot for t in self._tunnels.values()])
             new = Wanted(TunnelId("planned"), slot, spec)
-        return self._changes(host, {**taken, new.id: new}), verdict.conflicts
+        return await self._changes(host, {**taken, new.id: new}), verdict.conflicts
 
     # Ends that nobody asked for
 
@@ -208,7 +208,7 @@ class Manager:
             else:
                 taken = tunnel.lease.delivered
                 why = "its client's connection ended" if taken else "its answer was not taken"
-                self._nursery.start_soon(self._abandoned, tunnel, why, self.turns.take())
+                self._nursery.start_soon(self._abandoned, tunnel, why, self.turns.take(), None)
 
     async def lost(self, event: NetworkEvent) -> None:
         """The system says that a tunnel's device is gone: end the tunnel if it really is."""
@@ -273,11 +273,11 @@ class Manager:
             tunnel.problems.append(problem)
             self._tell("tunnel.degraded", {**tunnel.about(), "problem": problem}, tunnel.owner)
 
-    def _changes(self, host: Host, changed: Mapping[TunnelId, Wanted]) -> list[Change]:
+    async def _changes(self, host: Host, changed: Mapping[TunnelId, Wanted]) -> list[Change]:
         """From what stands to what shall stand for all tunnels, with these changed or new."""
-        wanted = {t.id: t.wanted for t in self._tunnels.values()}
-        shall: State = self.network.want(host, list({**wanted, **changed}.values()))
-        return diff(shall, host.state)
+        wanted = list({**{t.id: t.wanted for t in self._tunnels.values()}, **changed}.values())
+        size = sum(len(w.spec.routes) + len(w.spec.exclude) + len(w.spec.block) for w in wanted)
+        return await _in_thread(size, lambda: diff(self.network.want(host, wanted), host.state))
 
     async def _bring(self, tunnel: Tunnel, spec: Spec, actor: Actor, reclaims: frozenset[Family]) -> None:
         """Make a tunnel what `spec` says, or leave all as it is."""
@@ -288,7 +288,7 @@ class Manager:
         taken = self._take_over(verdict)
         host = await self.network.look()
         new = Wanted(tunnel.id, tunnel.slot, spec, withdrawn)
-        await self.network.apply(self._changes(host, {**taken, tunnel.id: new}))
+        await self.network.apply(await self._changes(host, {**taken, tunnel.id: new}))
         if withdrawn != tunnel.withdrawn:
             tunnel.problems.clear()
         tunnel.spec, tunnel.withdrawn = spec, withdrawn
@@ -296,17 +296,19 @@ class Manager:
         self._tell("tunnel.changed", tunnel.about(), tunnel.owner)
 
     async def _linger(self, tunnel: Tunnel, deadline: float) -> None:
+        ends_at = tunnel.ends_at
         with trio.CancelScope() as scope:
             self._lingering[tunnel.id] = scope
             await self.clock.sleep_until(deadline)
         if not scope.cancelled_caught:
-            await self._abandoned(tunnel, "it lingered and nobody came back", self.turns.take())
+            why = "it lingered and nobody came back"
+            await self._abandoned(tunnel, why, self.turns.take(), ends_at)
 
-    async def _abandoned(self, tunnel: Tunnel, why: str, turn: Turn) -> None:
-        """End a tunnel unless somebody has attached to it before its turn came."""
+    async def _abandoned(self, tunnel: Tunnel, why: str, turn: Turn, ends_at: float | None) -> None:
+        """End a tunnel unless somebody has attached to it, or it lingers anew, before its turn came."""
         with trio.CancelScope(shield=True):
             async with turn:
-                if tunnel.lease.holder is None:
+                if tunnel.lease.holder is None and tunnel.ends_at == ends_at:
                     await self._end(tunnel, why)
 
     async def _end(self, tunnel: Tunnel, why: str) -> list[Failure]:
@@ -320,7 +322,7 @@ class Manager:
             log.error("the host can't be read (%s): %s is taken down from memory", fault, tunnel.name)
             host = Host(self.network.want(Host({}), [t.wanted for t in self._tunnels.values()]))
         del self._tunnels[tunnel.id]
-        failures = await self.network.force(self._changes(host, {}))
+        failures = await self.network.force(await self._changes(host, {}))
         self.network.release(tunnel.id)
         if (scope := self._lingering.pop(tunnel.id, None)) is not None:
             scope.cancel()
@@ -336,7 +338,7 @@ class Manager:
             await trio.sleep(pause)
             async with self.turns.take():
                 host = await self.network.look(everything=True)
-                failures = await self.network.force(self._changes(host, {}))
+                failures = await self.network.force(await self._changes(host, {}))
             if not failures:
                 log.info("what was left of %s is gone", name)
                 return

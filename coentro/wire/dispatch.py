@@ -7,36 +7,22 @@ does no I/O. A method that has to wait gives its coroutine as the result, awaite
 
 from __future__ import annotations
 
-import importlib.util
 import inspect
 import os
-import sys
 from collections.abc import Awaitable, Callable, Mapping
 from logging import Logger
 from typing import Any, Generic, TypeVar
 
+from jsonrpcserver.codes import ERROR_METHOD_NOT_FOUND
+from jsonrpcserver.dispatcher import dispatch_request
+from jsonrpcserver.exceptions import JsonRpcError
+from jsonrpcserver.request import Request
+from jsonrpcserver.result import ErrorResult, Success
+from oslash.either import Left
+
 from coentro.errors import CoentroError, Internal, InvalidParams, MethodNotFound
 from coentro.networks import shown
 from coentro.wire.jsonrpc import Call
-
-# The package's __init__ imports asyncio, http.server and jsonschema, 100 ms of a start for
-# nothing that is used here: a module object with its path alone lets the parts be imported.
-_whole = sys.modules.get("jsonrpcserver")
-if _whole is None:
-    _spec = importlib.util.find_spec("jsonrpcserver")
-    if _spec is None:
-        raise ModuleNotFoundError("jsonrpcserver is not installed", name="jsonrpcserver")
-    sys.modules["jsonrpcserver"] = importlib.util.module_from_spec(_spec)
-try:
-    from jsonrpcserver.codes import ERROR_METHOD_NOT_FOUND
-    from jsonrpcserver.dispatcher import dispatch_request
-    from jsonrpcserver.exceptions import JsonRpcError
-    from jsonrpcserver.request import Request
-    from jsonrpcserver.result import ErrorResult, Success
-    from oslash.either import Left
-finally:
-    if _whole is None:
-        del sys.modules["jsonrpcserver"]  # whoever imports it in earnest gets it whole
 
 Ctx = TypeVar("Ctx")
 Handler = Callable[[Ctx, dict[str, Any]], Any]

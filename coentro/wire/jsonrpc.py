@@ -123,9 +123,7 @@ def _tree(line: bytes) -> Any:
     try:
         tree = msgspec.json.decode(line)
         _SCANNER.decode(text)
-    except msgspec.MsgspecError as fault:
-        raise ParseError(f"not JSON: {fault}") from None
-    except ValueError as fault:
+    except (msgspec.MsgspecError, ValueError) as fault:
         raise ParseError(f"not JSON: {fault}") from None
     return tree
 

@@ -186,9 +186,13 @@ def test_a_line_that_breaks_the_connection_is_told(place: Path) -> None:
         b"[]]\n",
         b"{}\n",
         b'{"id":1,"result":{"fds":[{"index":0}]}}\n',
-    ]
-    + [b"\xff\n", b'{"id":1,"error":5}\n', b'{"id":[],"result":{}}\n', b"[" * 100_000 + b"\n"]
-    + [b'{"id":1,"result":{"fds":[5]}}\n', b'{"method":"event"}\n'],
+        b"\xff\n",
+        b'{"id":1,"error":5}\n',
+        b'{"id":[],"result":{}}\n',
+        b"[" * 100_000 + b"\n",
+        b'{"id":1,"result":{"fds":[5]}}\n',
+        b'{"method":"event"}\n',
+    ],
     ids=lambda line: repr(line[:20]),
 )
 def test_what_is_no_helper_is_left(place: Path, garbage: bytes) -> None:
@@ -447,7 +451,8 @@ def test_the_plain_client_needs_the_standard_library_alone() -> None:
         "try: Client('/nowhere')\n"
         "except NoHelper: pass\n"
         "ours = {n for n in sys.modules if n.startswith('coentro')}\n"
-        "print(*{n.partition('.')[0] for n in sys.modules} - sys.stdlib_module_names - {'coentro', '__main__'})\n"
+        "tops = {n.partition('.')[0] for n in sys.modules}\n"
+        "print(*tops - sys.stdlib_module_names - {'coentro', '__main__'})\n"
         "print(*ours & {'coentro.errors', 'coentro.model', 'coentro.wire.jsonrpc', 'coentro.client.aio'})\n"
         "print(*{'asyncio', 'argparse', 'logging', 'inspect', 'ssl'} & set(sys.modules))\n"
     )

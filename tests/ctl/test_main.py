@@ -64,7 +64,11 @@ def test_a_helper_that_hangs_up_is_3(tmp_path: Path) -> None:
 
 def test_one_who_is_not_admitted_gets_4_and_the_command_that_helps(tmp_path: Path) -> None:
     def shut(peer: Peer, params: object) -> object:
-        error = {"code": -32001, "message": "uid 7 may not", "data": {"hint": "sudo usermod -aG coentrovpn x"}}
+        error = {
+            "code": -32001,
+            "message": "uid 7 may not",
+            "data": {"hint": "sudo usermod -aG coentrovpn x"},
+        }
         peer.send({"jsonrpc": "2.0", "id": None, "error": error})
         peer.hang_up()
         return {}
@@ -100,7 +104,10 @@ def test_a_socket_that_may_not_be_opened_is_4_with_the_command_that_helps(
 
 
 def test_what_the_helper_refuses_is_1_with_each_conflict(tmp_path: Path) -> None:
-    conflicts = [{"resource": "everything of IPv4", "held": "another user"}, {"resource": "10.0.0.0/8", "held": "vpn0"}]
+    conflicts = [
+        {"resource": "everything of IPv4", "held": "another user"},
+        {"resource": "10.0.0.0/8", "held": "vpn0"},
+    ]
     (tmp_path / "p.toml").write_text("")
     refuse = refusal(-32003, "it is in use", conflicts=conflicts)
     with scripted(tmp_path, event_subscribe={}, tunnel_create=refuse) as script:
@@ -174,10 +181,16 @@ def test_routes_are_asked_for_page_by_page_and_told_as_one(tmp_path: Path) -> No
 def test_networks_go_into_a_tunnel_and_out(tmp_path: Path) -> None:
     answer = {"added": 2, "removed": 0, "total": 3}
     with scripted(tmp_path, tunnel_list={"tunnels": [TUNNEL]}, tunnel_routes=answer) as script:
-        assert done(script, "routes", "add", "office", "10.0.0.0/8", "::/0")[:2] == (0, "2 added, 0 removed, 3 in all\n")
+        assert done(script, "routes", "add", "office", "10.0.0.0/8", "::/0")[:2] == (
+            0,
+            "2 added, 0 removed, 3 in all\n",
+        )
         done(script, "routes", "del", "office", "10.0.0.0/8")
     changes = [params for method, params in script.calls if method == "tunnel.routes"]
-    assert changes == [{"id": TUNNEL["id"], "add": ["10.0.0.0/8", "::/0"]}, {"id": TUNNEL["id"], "remove": ["10.0.0.0/8"]}]
+    assert changes == [
+        {"id": TUNNEL["id"], "add": ["10.0.0.0/8", "::/0"]},
+        {"id": TUNNEL["id"], "remove": ["10.0.0.0/8"]},
+    ]
 
 
 @pytest.mark.parametrize(
@@ -198,7 +211,9 @@ def test_a_wrong_command_line_is_2_before_any_helper_is_asked(argv: tuple[str, .
 def test_any_method_can_be_called(tmp_path: Path) -> None:
     with scripted(tmp_path, session_hello=lambda peer, params: {"got": params}) as script:
         assert json.loads(done(script, "call", "session.hello")[1]) == {"got": {}}
-        assert json.loads(done(script, "call", "session.hello", '{"protocol": 1}')[1]) == {"got": {"protocol": 1}}
+        assert json.loads(done(script, "call", "session.hello", '{"protocol": 1}')[1]) == {
+            "got": {"protocol": 1}
+        }
         assert done(script, "call", "no.such")[0] == 1
 
 
@@ -232,7 +247,10 @@ def test_events_are_a_line_each_until_the_helper_goes(tmp_path: Path) -> None:
 
 
 def test_a_reader_that_has_enough_is_no_fault(tmp_path: Path) -> None:
-    routes = [{"destination": f"10.{n}.0.0/16", "gateway": None, "interface": "e", "metric": 0, "owner": "host"} for n in range(256)]
+    routes = [
+        {"destination": f"10.{n}.0.0/16", "gateway": None, "interface": "e", "metric": 0, "owner": "host"}
+        for n in range(256)
+    ]
     with scripted(tmp_path, route_list={"routes": routes * 20, "cursor": None}) as script:
         program = ctl(script, "routes", "list")
         assert program.stdout is not None
@@ -255,7 +273,9 @@ def test_coentroctl_starts_without_the_daemons_libraries() -> None:
         "import sys, coentro.ctl.main, coentro.ctl.run, coentro.ctl.up\n"
         "print(*sorted({m.split('.')[0] for m in sys.modules} & {'trio', 'msgspec', 'attrs', 'attr', 'asyncio', 'ctypes'}))"
     )
-    out = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True).stdout
+    out = subprocess.run(
+        [sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True
+    ).stdout
     assert out == "\n"
 
 

@@ -68,7 +68,7 @@ def test_the_command_has_the_descriptor_and_knows_the_tunnel(script: Script) -> 
 
 def test_with_several_queues_the_command_has_them_all(tmp_path: Path) -> None:
     (tmp_path / "p.toml").write_text("")
-    code = 'IFS=,; for fd in $COENTRO_TUN_FDS; do test -p /dev/fd/$fd && echo pipe; done'
+    code = "IFS=,; for fd in $COENTRO_TUN_FDS; do test -p /dev/fd/$fd && echo pipe; done"
     with scripted(tmp_path, event_subscribe={}, tunnel_create=tunnel(3), tunnel_destroy=_destroy) as script:
         assert done(script, "run", _profile(script), "--", "sh", "-c", code)[1] == "pipe\n" * 3
 
@@ -95,13 +95,17 @@ def ctl_argv(script: Script) -> list[str]:
     return [sys.executable, "-m", "coentro.ctl", "--socket", script.path]
 
 
-@pytest.mark.parametrize(("command", "code"), [("exit 7", 7), ("kill -TERM $$", 143), ("kill -KILL $$", 137), ("true", 0)])
+@pytest.mark.parametrize(
+    ("command", "code"), [("exit 7", 7), ("kill -TERM $$", 143), ("kill -KILL $$", 137), ("true", 0)]
+)
 def test_the_commands_exit_code_is_runs_own(script: Script, command: str, code: int) -> None:
     assert done(script, "run", _profile(script), "--", "sh", "-c", command)[0] == code
     assert _methods(script)[-1] == "tunnel.destroy"
 
 
-@pytest.mark.parametrize(("command", "code"), [("no-such-command", 127), ("/no/such", 127), ("/etc/passwd", 126), ("/", 126)])
+@pytest.mark.parametrize(
+    ("command", "code"), [("no-such-command", 127), ("/no/such", 127), ("/etc/passwd", 126), ("/", 126)]
+)
 def test_a_command_that_can_not_be_started_leaves_no_tunnel(script: Script, command: str, code: int) -> None:
     got, out, err = done(script, "run", _profile(script), "--", command)
     assert (got, out) == (code, "")
@@ -111,9 +115,13 @@ def test_a_command_that_can_not_be_started_leaves_no_tunnel(script: Script, comm
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_goes_to_the_command_and_the_tunnel_ends_with_it(script: Script, number: signal.Signals) -> None:
+def test_a_signal_goes_to_the_command_and_the_tunnel_ends_with_it(
+    script: Script, number: signal.Signals
+) -> None:
     name = number.name.removeprefix("SIG")
-    program, ready = _shell(script, f'trap "echo got {name}; exit 3" {name}; echo ready; while :; do sleep 0.05; done')
+    program, ready = _shell(
+        script, f'trap "echo got {name}; exit 3" {name}; echo ready; while :; do sleep 0.05; done'
+    )
     assert ready == "ready"
     program.send_signal(number)
     out, _ = program.communicate(timeout=WAIT_S)
@@ -132,7 +140,9 @@ def test_a_command_whose_tunnel_goes_down_is_told_to_end(script: Script) -> None
 
 
 def test_another_tunnels_end_is_none_of_the_commands(script: Script) -> None:
-    program, _ = _shell(script, 'trap "exit 9" TERM; trap "exit 4" HUP; echo ready; while :; do sleep 0.05; done')
+    program, _ = _shell(
+        script, 'trap "exit 9" TERM; trap "exit 4" HUP; echo ready; while :; do sleep 0.05; done'
+    )
     script.peers[-1].event("tunnel.down", id="another", name="other", why="destroyed", left=[])
     program.send_signal(signal.SIGHUP)
     program.communicate(timeout=WAIT_S)
@@ -192,7 +202,9 @@ def test_up_ends_with_its_tunnel_and_says_why(script: Script, why: str, code: in
     program = ctl(script, "up", _profile(script))
     assert program.stdout is not None
     program.stdout.readline()
-    script.peers[-1].event("tunnel.down", id=TUNNEL["id"], name="office", why=why, left=["link.delete: EPERM"])
+    script.peers[-1].event(
+        "tunnel.down", id=TUNNEL["id"], name="office", why=why, left=["link.delete: EPERM"]
+    )
     out, err = program.communicate(timeout=WAIT_S)
     assert program.returncode == code
     assert why in out + err

@@ -45,7 +45,9 @@ sys.exit(code)
 """
 
 
-def _start(*command: str, user: str = "", within: Sequence[str] = (), **env: str) -> subprocess.CompletedProcess[str]:
+def _start(
+    *command: str, user: str = "", within: Sequence[str] = (), **env: str
+) -> subprocess.CompletedProcess[str]:
     """What a command prints when a fresh Python starts it, after what was said about it."""
     return subprocess.run(
         [*within, sys.executable, "-c", START, user, *command],
@@ -73,7 +75,9 @@ def test_root_becomes_somebody_with_nothing(user: str) -> None:
     expected = pwd.getpwnam("daemon" if user else "nobody")
     assert set(status["Uid"].split()) == {str(expected.pw_uid)}
     assert set(status["Gid"].split()) == {str(expected.pw_gid)}
-    assert {int(group) for group in status["Groups"].split()} == set(os.getgrouplist(expected.pw_name, expected.pw_gid))
+    assert {int(group) for group in status["Groups"].split()} == set(
+        os.getgrouplist(expected.pw_name, expected.pw_gid)
+    )
     assert {int(status[name], 16) for name in SETS} == {0}
     assert status["NoNewPrivs"] == "1"
     assert {int(status[name], 16) for name in ("SigBlk", "SigIgn")} == {0}
@@ -124,7 +128,11 @@ def test_with_one_uid_all_capabilities_go_instead_and_it_is_said() -> None:
 @linux
 def test_capabilities_of_one_who_is_not_root_go_too() -> None:
     within = _user_namespace("--map-user=1000", "--map-group=1000", "--keep-caps")
-    before = _status(subprocess.run([*within, "cat", "/proc/self/status"], capture_output=True, text=True, check=True).stdout)
+    before = _status(
+        subprocess.run(
+            [*within, "cat", "/proc/self/status"], capture_output=True, text=True, check=True
+        ).stdout
+    )
     assert int(before["CapAmb"], 16), "the test itself: there must be some to lose"
     done = _start("cat", "/proc/self/status", within=within)
     status = _status(done.stdout)

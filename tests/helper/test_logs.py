@@ -74,7 +74,7 @@ def test_no_text_makes_a_second_line_or_moves_the_cursor(message: str) -> None:
     ],
 )
 def test_an_escape_is_readable(raw: str, shown: str) -> None:
-    assert logs.escape(raw) == shown
+    assert logs.plain(raw) == shown
 
 
 def test_a_traceback_stands_below_its_record_and_is_no_record(text: io.StringIO) -> None:

@@ -44,7 +44,9 @@ def table(
     what: Spec, family: Family = 4, onlink: Networks = Networks(), others: Sequence[Spec] = (), **more: Any
 ) -> dict[str, str]:
     """A tunnel's table in words, beside other tunnels."""
-    tunnels = [Wanted(TunnelId(f"t{i}"), i, s, **(more if i == 0 else {})) for i, s in enumerate((what, *others))]
+    tunnels = [
+        Wanted(TunnelId(f"t{i}"), i, s, **(more if i == 0 else {})) for i, s in enumerate((what, *others))
+    ]
     shall = want(RANGES, onlink, tunnels)
     packed = shall.get(Table("t0", family, TABLE))
     if packed is None:

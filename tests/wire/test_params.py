@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from contextlib import suppress
 from ipaddress import ip_network
 from typing import Annotated, Any, Literal, NewType
 
@@ -86,8 +88,10 @@ def test_params_are_an_object(tree: object) -> None:
 
 @pytest.mark.parametrize(
     ("tree", "path"),
-    [({}, "$.addresses"), ({"addresses": None}, "$.addresses"), (LEAST | {"dns": {}}, "$.dns.servers")]
-    + [
+    [
+        ({}, "$.addresses"),
+        ({"addresses": None}, "$.addresses"),
+        (LEAST | {"dns": {}}, "$.dns.servers"),
         (LEAST | {"dns": {"servers": None}}, "$.dns.servers"),
         (LEAST | {"endpoints": [{}]}, "$.endpoints[0]"),
     ],
@@ -242,6 +246,7 @@ def test_a_fault_inside_is_told_with_its_place(members: dict[str, Any], path: st
             "10.0.0.0/8\0",
             "fe80::%1/64",
             "::ffff:10.0.0.0/104",
+            "2001:db8::10.0.0.0/128",
             "::10.0.0.0/104",
             "10.0.0.0/8/8",
         ],
@@ -256,7 +261,19 @@ def test_a_fault_inside_is_told_with_its_place(members: dict[str, Any], path: st
             "fe80::/10",
             "fe80::/64",
         ],
-        *["10.0.0.0/٨", "١٠.0.0.0/8", "default", "a" * 300, 1, None, True, 1.5, [], {}, ["10.0.0.0/8"]],
+        *[
+            "10.0.0.0/\u0668",
+            "\u0661\u0660.0.0.0/8",
+            "default",
+            "a" * 300,
+            1,
+            None,
+            True,
+            1.5,
+            [],
+            {},
+            ["10.0.0.0/8"],
+        ],
     ],
     ids=ascii,
 )
@@ -469,34 +486,40 @@ def test_whatever_comes_is_a_spec_or_invalid_params(tree: Any) -> None:
     try:
         made = decode(tree, Spec)
     except InvalidParams as caught:
-        assert caught.path.startswith("$")
         json.dumps(caught.to_json(), allow_nan=False)
     else:
         assert decode(made.to_json(), Spec) == made
-    try:
+    with suppress(InvalidParams):
         amend(tree, spec())
-    except InvalidParams as caught:
-        assert caught.path.startswith("$")
 
 
 @given(
     st.one_of(
         st.ip_addresses().map(str),
         st.sampled_from(
-            ["10.0.0.0", "::", "::ffff:1.2.3.4", "fe80::", "0.0.0.0", "169.254.0.0", "1.2.3.04", "::1.2.3.4"]
+            [
+                "10.0.0.0",
+                "::",
+                "::ffff:1.2.3.4",
+                "2001:db8::1.2.3.4",
+                "fe80::",
+                "0.0.0.0",
+                "169.254.0.0",
+                "1.2.3.04",
+                "::1.2.3.4",
+            ]
         ),
         st.text("0123456789abcdef.:/%\0\n", max_size=12),
     ),
-    st.integers(0, 129).map(str) | st.sampled_from(["", "08", "+8", "255.0.0.0", "٨"]),
+    st.integers(0, 129).map(str) | st.sampled_from(["", "08", "+8", "255.0.0.0", "\u0668"]),
 )
 def test_a_network_in_a_list_is_judged_as_one_alone(address: str, length: str) -> None:
     text = f"{address}/{length}"
     try:
         alone = parse_network(text).packed
     except InvalidParams as caught:
-        with pytest.raises(InvalidParams) as in_list:
+        with pytest.raises(InvalidParams, match=re.escape(caught.below("$[0]").message)):
             Networks.parse([text])
-        assert in_list.value.message == caught.below("$[0]").message
     else:
         parsed = ip_network(text)
         assert Networks.parse([text]).v4 + Networks.parse([text]).v6 == alone

@@ -58,7 +58,8 @@ _PROTOCOL_AT: Final = HEADER_BYTES + 5
 _KIND_AT: Final = HEADER_BYTES + 7
 _TABLE_AT: Final = HEADER_BYTES + RTMSG.size
 _DST_AT: Final = _TABLE_AT + 12  # after RTA_TABLE and the head of RTA_DST
-_LOOPBACK: Final = 1  # LOOPBACK_IFINDEX of linux/net/loopback.h: lo's in every namespace
+_LOOPBACK: Final = 1  # LOOPBACK_IFINDEX of the kernel's net/flow.h: lo's in every namespace
+_TABLE_HEAD: Final = attribute(RTA_TABLE, bytes(4))[:4]
 _DST_HEAD: Final[dict[Family, bytes]] = {
     4: attribute(RTA_DST, bytes(4))[:4],
     6: attribute(RTA_DST, bytes(16))[:4],
@@ -191,6 +192,3 @@ class TableReader:
         """Ours, sorted by destination, and the others in the kernel's order."""
         self._entries.sort()
         return Packed(SIZE[self.family] + 1, b"".join(self._entries)), self.foreign
-
-
-_TABLE_HEAD: Final = attribute(RTA_TABLE, bytes(4))[:4]

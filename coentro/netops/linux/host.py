@@ -100,8 +100,7 @@ def addresses(netlink: Netlink, index: int = 0) -> list[Address]:
     """All addresses, or those of one device; none where there is no such device."""
     found: list[Address] = []
     for family in FAMILIES:
-        request = encode_address_dump(family, index)
-        found += _dump(netlink, request, family, RTM_NEWADDR, decode_address, absent=ENODEV)
+        found += _dump(netlink, encode_address_dump(family), family, RTM_NEWADDR, decode_address)
     return [a for a in found if index in (0, a.index)]
 
 
@@ -114,20 +113,10 @@ def rules(netlink: Netlink) -> list[Rule]:
 
 
 def _dump(
-    netlink: Netlink,
-    request: bytes,
-    family: Family,
-    kind: int,
-    decode: Callable[[bytes], V],
-    absent: int = 0,
+    netlink: Netlink, request: bytes, family: Family, kind: int, decode: Callable[[bytes], V]
 ) -> list[V]:
-    try:
-        answers = netlink.dump(request)
-    except OSError as error:
-        if error.errno == absent:
-            return []
-        raise
-    return [decode(p) for k, p in answers if k == kind and p[:1] == bytes((AF[family],))]
+    family_byte = bytes((AF[family],))
+    return [decode(p) for k, p in netlink.dump(request) if k == kind and p.startswith(family_byte)]
 
 
 def routes(
@@ -136,19 +125,13 @@ def routes(
     table: int | None = None,
     kind: int | None = None,
     protocol: int | None = None,
-) -> list[Route]:
-    """Routes of a family, without cached ones; a table that does not exist has none."""
-    return _routes(netlink, family, table, kind, protocol)
-
-
-def _routes(
-    netlink: Netlink,
-    family: Family,
-    table: int | None,
-    kind: int | None = None,
-    protocol: int | None = None,
     length: int | None = None,
 ) -> list[Route]:
+    """Routes of a family, of what is given alone, without cached ones; `length` is the prefix's.
+
+    A table that does not exist has none. The kernel does not say when routes changed while they
+    were listed: what was there all the time is in the list, what came or went may be.
+    """
     family_byte = AF[family]
 
     def collect(spans: Iterator[Span]) -> list[Route]:
@@ -195,7 +178,7 @@ def packed_table(netlink: Netlink, family: Family, table: int, ifindex: int) -> 
 
 def default_routes(netlink: Netlink) -> list[Route]:
     """Default routes of the main table that lead somewhere, the preferred one of a family first."""
-    found = [r for f in FAMILIES for r in _routes(netlink, f, TABLE_MAIN, UNICAST, length=0)]
+    found = [r for f in FAMILIES for r in routes(netlink, f, TABLE_MAIN, UNICAST, length=0)]
     return sorted(found, key=lambda route: (route.family, route.metric))
 
 
@@ -207,7 +190,7 @@ def onlink(netlink: Netlink, skip: Collection[int] = ()) -> Networks:
     return Networks.of(
         route.destination
         for family in FAMILIES
-        for route in _routes(netlink, family, TABLE_MAIN, UNICAST)
+        for route in routes(netlink, family, TABLE_MAIN, UNICAST)
         if route.oif
         and route.oif not in skip
         and route.gateway is None
@@ -225,13 +208,11 @@ def lookup(netlink: Netlink, address: bytes) -> Way:
         if error.errno not in _NO_WAY:
             raise
         return Way(error.errno)
-    return Way(
-        0, route.kind, route.table, _matched(netlink, address), route.oif, route.gateway, route.source
-    )
+    return Way(0, route.kind, route.table, _matched(netlink, address), route.oif, route.gateway, route.source)
 
 
 def _matched(netlink: Netlink, address: bytes) -> Network | None:
-    """The prefix behind an answer, which itself is for one address. Multicast goes without a route."""
+    """The prefix behind an answer, which itself is for one address; None: it is gone meanwhile."""
     try:
         return _get(netlink, encode_route_get(address, match=True)).destination
     except OSError as error:

@@ -216,9 +216,13 @@ def decode_address(payload: bytes) -> Address:
     return Address(index, family, near, length, number(U32, found.get(IFA_FLAGS), flags), scope, peer)
 
 
-def encode_address_dump(family: Family, index: int = 0) -> bytes:
-    """All addresses of a family, or those of one device."""
-    return message(RTM_GETADDR, NLM_F_DUMP, _IFADDR.pack(AF[family], 0, 0, 0, index))
+def encode_address_dump(family: Family) -> bytes:
+    """All addresses of a family.
+
+    Never those of one device alone: of such a list the kernel (6.18) does not say that it changed
+    while it was read.
+    """
+    return message(RTM_GETADDR, NLM_F_DUMP, _IFADDR.pack(AF[family], 0, 0, 0, 0))
 
 
 def encode_address_add(index: int, address: bytes, length: int) -> bytes:

@@ -73,6 +73,8 @@ class Monitor:
         await trio.lowlevel.checkpoint()
         turn = 0
         while not self._waiting:
+            if self.sock.fileno() < 0:
+                raise trio.ClosedResourceError
             try:
                 self._receive()
             except BlockingIOError:

@@ -127,9 +127,10 @@ class Netlink:
             some = messages[start : start + self.chunk]
             first = self._reserve(len(some))
             numbered = [_numbered(m, first + i) for i, m in enumerate(some)]
-            for one in numbered[:-1]:
+            for one in numbered:
                 (flags,) = U16.unpack_from(one, FLAGS_AT)
-                U16.pack_into(one, FLAGS_AT, flags & ~NLM_F_ACK)
+                last = one is numbered[-1]
+                U16.pack_into(one, FLAGS_AT, flags | NLM_F_ACK if last else flags & ~NLM_F_ACK)
             failed += ((start + i, e) for i, e in self._submit(b"".join(numbered), first, len(some)))
         return failed
 

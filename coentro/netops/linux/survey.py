@@ -99,8 +99,8 @@ def lookup(netlink: Netlink, address: bytes, ours: Tables) -> Lookup:
     links = {link.index: link.name for link in host.links(netlink)}
     by_number = {key.number: (key, packed) for key, packed in ours.items() if key.family == family}
     rules = [rule for rule in host.rules(netlink) if rule.family == family]
-    steps = tuple(_steps(address, way, rules, by_number))
-    tunnel = by_number[way.table][0].tunnel if way.table in by_number else None
+    steps, answering = _steps(address, way, rules, by_number)
+    tunnel = _id(answering.tunnel) if answering is not None else None
     name = links.get(way.oif)
     gateway = inet_ntop(AF[4 if len(way.gateway) == 4 else 6], way.gateway) if way.gateway else None
     return Lookup(
@@ -108,9 +108,9 @@ def lookup(netlink: Netlink, address: bytes, ours: Tables) -> Lookup:
         name,
         gateway,
         inet_ntop(AF[family], way.source) if way.source else None,
-        _id(tunnel),
+        tunnel,
         _reason(way, name, tunnel, steps),
-        steps,
+        tuple(steps),
     )
 
 
@@ -146,32 +146,38 @@ def _entries(key: Table, packed: Packed, name: str | None) -> Iterator[HostRoute
             name if kind == UNICAST else None,
             metric,
             KIND_NAMES[kind],
-            key._id(tunnel),
+            _id(key.tunnel),
         )
 
 
 def _steps(
     address: bytes, way: Way, rules: Sequence[HostRule], ours: Mapping[int, tuple[Table, Packed]]
-) -> Iterator[Step]:
-    """Every table of ours that was asked before the one that answered, then that one."""
+) -> tuple[list[Step], Table | None]:
+    """Every table of ours that was asked before the one that answered, then that one; and that
+    one again if it is ours. The kernel does not name the table of a route that leads nowhere."""
+    steps: list[Step] = []
     for rule in rules:
-        mine = ours.get(rule.table)
-        tunnel = _id(mine[0].tunnel) if mine is not None else None
-        text = (
-            f"{rule.priority}: {'from all' if rule.plain else 'selected packets'} lookup {_table(rule.table)}"
+        key, packed = ours.get(rule.table, (None, None))
+        match = longest_match(packed, address) if packed is not None else None
+        passes = match is None or match[1] == THROW
+        answers = rule.plain and (
+            rule.table == way.table or (not way.table and key is not None and not passes)
         )
-        if rule.table == way.table and rule.plain:
-            yield Step("rule", text, tunnel)
-            yield Step("table", _table(way.table), tunnel)
-            if way.matched is not None:
-                yield Step("route", f"{KIND_NAMES.get(way.kind, way.kind)} {way.matched}", tunnel)
-            return
-        if mine is None:
+        if not answers and (key is None or match is None):
             continue
-        match = longest_match(mine[1], address)
-        if match is not None and match[1] == THROW:
-            yield Step("rule", text, tunnel)
-            yield Step("route", f"throw {match[0]}", tunnel)
+        tunnel = _id(key.tunnel) if key is not None else None
+        who = "from all" if rule.plain else "selected packets"
+        steps.append(Step("rule", f"{rule.priority}: {who} lookup {_table(rule.table)}", tunnel))
+        if not answers and match is not None:
+            steps.append(Step("route", f"throw {match[0]}", tunnel))
+            continue
+        steps.append(Step("table", _table(rule.table), tunnel))
+        if way.matched is not None:
+            steps.append(Step("route", f"{KIND_NAMES.get(way.kind, way.kind)} {way.matched}", tunnel))
+        elif match is not None:
+            steps.append(Step("route", f"{KIND_NAMES[match[1]]} {match[0]}", tunnel))
+        return steps, key
+    return steps, None
 
 
 def longest_match(packed: Packed, address: bytes) -> tuple[Network, int] | None:
@@ -201,14 +207,14 @@ def _find(packed: Packed, key: bytes) -> int | None:
     return found[-1] if found[:-1] == key else None
 
 
-def _reason(way: Way, name: str | None, tunnel: str | None, steps: Sequence[Step]) -> str:
+def _reason(way: Way, name: str | None, tunnel: str | None, steps: Iterable[Step]) -> str:
     if way.errno:
-        who = "a tunnel" if tunnel is not None else "the host"
-        return f"it does not go anywhere: {who} answers {os.strerror(way.errno)}"
+        who = "the tunnel" if tunnel is not None else "the host"
+        return f"it goes nowhere: {who} answers {os.strerror(way.errno)}"
     if way.table == TABLE_LOCAL:
         return "the address is this host's own"
     if tunnel is not None:
-        return f"it goes into the tunnel: {way.matched or 'a route'} of its table matches"
+        return f"it goes into the tunnel by {way.matched or 'a route'}"
     if any(step.text.startswith("throw ") for step in steps):
         return f"it is kept outside of the tunnels, and the host's own routes send it to {name}"
     return f"no tunnel takes it, and the host's own routes send it to {name}"
