@@ -10,12 +10,14 @@ The way of pytest-forked, with namespaces and a time limit.
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import os
 import selectors
 import signal
 import socket
 import sys
+import tempfile
 import time
 import traceback
 import warnings
@@ -25,6 +27,7 @@ from typing import Any, Final, NoReturn
 
 import pytest
 from _pytest.runner import runtestprotocol
+from attrs import frozen
 
 from tests import enclosure
 
@@ -49,7 +52,10 @@ def run(item: pytest.Item) -> list[pytest.TestReport]:
     # The folder that all tests' tmp_path lie in is made once, here.
     item.config._tmp_path_factory.getbasetemp()  # type: ignore[attr-defined]  # set by pytest's tmpdir plugin
     started = time.monotonic()
-    messages, late = _messages(item, limit_s)
+    with tempfile.TemporaryFile() as stacks:
+        messages, late = _messages(item, limit_s, stacks.fileno())
+        stacks.seek(0)
+        where = stacks.read().decode(errors="replace")
     reports = [
         item.config.hook.pytest_report_from_serializable(config=item.config, data=m["report"])
         for m in messages
@@ -63,7 +69,7 @@ def run(item: pytest.Item) -> list[pytest.TestReport]:
         raise enclosure.Refused(cannot)
     ended = next((m["ended"] for m in messages if "ended" in m), None)
     if ended != 0 or not reports or reports[-1].when != "teardown":
-        why = f"longer than its limit of {limit_s:g} s" if late else _death(ended, messages)
+        why = f"longer than its limit of {limit_s:g} s\n{where}" if late else _death(ended, messages)
         reports.append(_died(item, why, time.monotonic() - started))
     return reports
 
@@ -109,8 +115,14 @@ def _death(ended: int | None, messages: list[Message]) -> str:
     return f"by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
 
 
-def _messages(item: pytest.Item, limit_s: float) -> tuple[list[Message], bool]:
-    """What the child sent until its end, and whether it was killed for being late."""
+def _messages(item: pytest.Item, limit_s: float, stacks: int) -> tuple[list[Message], bool]:
+    """What the child sent until its end, and whether it was killed for being late.
+
+    Just before that the child writes to the descriptor `stacks` where its threads are.
+    """
+    # pytest's faulthandler_timeout is a thread, which a fork leaves behind: cancelling it in the child, as
+    # pytest does when a test fails, would wait for that thread for ever. This test has its own limit.
+    faulthandler.cancel_dump_traceback_later()
     mine, childs = socket.socketpair()
     reading, writing = os.pipe()
     sys.stdout.flush()
@@ -120,7 +132,7 @@ def _messages(item: pytest.Item, limit_s: float) -> tuple[list[Message], bool]:
     if pid == 0:
         mine.close()
         os.close(reading)
-        _outer(item, childs, writing)
+        _outer(item, childs, _Out(writing, stacks, limit_s))
     childs.close()
     os.close(writing)
     data, late = bytearray(), False
@@ -155,7 +167,16 @@ def _read(fd: int, into: bytearray, deadline: float) -> bool:
     return False
 
 
-def _outer(item: pytest.Item, outside: socket.socket, out: int) -> NoReturn:
+@frozen
+class _Out:
+    """Where the child writes: descriptors of the pipe for messages and the file for stacks."""
+
+    messages: int
+    stacks: int
+    limit_s: float
+
+
+def _outer(item: pytest.Item, outside: socket.socket, out: _Out) -> NoReturn:
     try:
         os.setsid()
         enclosure.die_with_parent()
@@ -173,7 +194,7 @@ def _outer(item: pytest.Item, outside: socket.socket, out: int) -> NoReturn:
         os._exit(0)
 
 
-def _init(item: pytest.Item, out: int) -> NoReturn:
+def _init(item: pytest.Item, out: _Out) -> NoReturn:
     """pid 1: furnishes the namespaces, starts the test, reaps orphans, says how the test ended."""
     try:
         enclosure.die_with_parent()
@@ -194,10 +215,11 @@ def _init(item: pytest.Item, out: int) -> NoReturn:
         os._exit(0)
 
 
-def _test(item: pytest.Item, out: int) -> NoReturn:
+def _test(item: pytest.Item, out: _Out) -> NoReturn:
     code = 1
     try:
         os.setsid()
+        faulthandler.dump_traceback_later(out.limit_s * 0.95, file=out.stacks)
         for report in runtestprotocol(item, log=False, nextitem=None):
             data = item.config.hook.pytest_report_to_serializable(config=item.config, report=report)
             _send(out, {"report": data})
@@ -210,10 +232,10 @@ def _test(item: pytest.Item, out: int) -> NoReturn:
         os._exit(code)
 
 
-def _send(fd: int, message: Message) -> None:
+def _send(out: _Out, message: Message) -> None:
     rest = memoryview(b"\n" + json.dumps(message, default=str).encode() + b"\n")
     while rest:
-        rest = rest[os.write(fd, rest) :]
+        rest = rest[os.write(out.messages, rest) :]
 
 
 @contextmanager

@@ -110,7 +110,8 @@ def test_what_another_uid_put_on_the_way_is_not_followed(two_uids: tuple[int, in
     user = sandbox.as_user(other)
     user.call(os.symlink, "/run/public/own", "/run/public/link")
     user.call(os.mkdir, "/run/public/theirs", 0o755)
-    for path in ("link/sub", "theirs/sub", "theirs"):
+    (public / "ours").symlink_to("theirs")
+    for path in ("link/sub", "theirs/sub", "theirs", "ours/sub"):
         with pytest.raises(files.Untrusted, match=f"uid {other}"):
             files.ensure_directory(str(public / path))
     assert os.listdir(public / "own") == []
@@ -118,6 +119,8 @@ def test_what_another_uid_put_on_the_way_is_not_followed(two_uids: tuple[int, in
 
 def test_the_second_lock_is_refused_and_names_the_first(tmp_path: Path) -> None:
     path = str(tmp_path / "lock")
+    Path(path).write_text("4194304000\n")  # of a holder long gone, longer than any pid
+    Path(path).chmod(0o600)
     held = files.lock(path)
     code = f"from coentro import files\ntry: files.lock({path!r})\nexcept files.Locked as e: print(e.pid)"
     environment = {**os.environ, "PYTHONPATH": sandbox.PYTHONPATH}

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from demo_enclosure import Cannot
+from tools.demo_enclosure import Cannot
 
 PLACE: Final = Path("/run/demo")
 LIBRARY: Final = PLACE / "lib"
@@ -57,11 +57,15 @@ class Failed(Exception):
 
 
 class Who(NamedTuple):
-    """Whom the client runs as, and how it gets there: `prefix` comes before its command."""
+    """Whom the client runs as, and how it gets there: `prefix` comes before its command.
+
+    `why`: why it only gives away capabilities, where it could not be somebody else.
+    """
 
     uid: int
     said: str
     prefix: tuple[str, ...]
+    why: str | None = None
 
 
 def run(*argv: str, check: bool = True, stdin: str | None = None) -> str:
@@ -140,11 +144,11 @@ def somebody(uids: str) -> tuple[Who, str]:
         for python in pythons:
             if _runs(who, python):
                 return who, python
-        why = f"{entry.pw_name} can run no Python here (they are below a directory that is root's alone)"
+        why = f"{entry.pw_name} can run no Python here: they lie below a directory that is root's alone"
     else:
         why = "this user namespace has but one uid (newuidmap or /etc/subuid is missing)"
     drop = ("setpriv", "--no-new-privs", "--inh-caps=-all", "--ambient-caps=-all", "--bounding-set=-all", *_AFRESH)  # fmt: skip
-    return Who(0, f"with all capabilities dropped, since {why}", drop), sys.executable
+    return Who(0, "with all capabilities dropped", drop, why), sys.executable
 
 
 def _unprivileged() -> pwd.struct_passwd:

@@ -74,10 +74,10 @@ def conflicts(error: HelperError) -> list[str]:
 
 
 def conflict(entry: Mapping[str, Any]) -> str:
-    """One conflict: what, and whose it is, then whatever else is told."""
-    rest = [f"{k} {plain(v)}" for k, v in entry.items() if k not in ("resource", "held")]
-    head = f"{plain(entry.get('resource'))}: held by {plain(entry.get('held'))}"
-    return f"{head} ({', '.join(rest)})" if rest else head
+    """One conflict: what, whose it is, and what of theirs it meets."""
+    what = [str(entry[k]) for k in ("resource", "network", "name", "family") if entry.get(k) is not None]
+    met = f" by its {entry['with']}" if entry.get("with") is not None else ""
+    return f"{' '.join(what)}: held by {entry.get('held')}{met}"
 
 
 def tell(fault: Fault) -> int:

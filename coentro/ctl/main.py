@@ -82,7 +82,7 @@ def _parser() -> ArgumentParser:
     _ask(group, "list", "all that you may see", tunnels.list_, tunnels.list_table)
     show = _ask(group, "show", "one in full", tunnels.show, tunnels.show_table)
     show.add_argument("name", metavar="NAME", help="a tunnel's name or id")
-    plan = _ask(group, "plan", "what `up` would change, and how it would be undone", tunnels.plan, tunnels.plan_table,
+    plan = _ask(group, "plan", "what `up` would change, and its undo", tunnels.plan, tunnels.plan_table,
                 lambda args: load(args.profile).spec)  # fmt: skip
     plan.add_argument("profile", metavar="PROFILE.toml")
 

@@ -114,10 +114,11 @@ def plan_table(result: Any) -> Iterator[str]:
     if not result["changes"]:
         yield "nothing would change"
         return
+    # What changes stands last, since it is the longest and is not padded.
     rows = [
-        (c["op"], c["count"], _some(c["first"], c["count"], 3), _undo(c["undo"])) for c in result["changes"]
+        (c["op"], c["count"], _undo(c["undo"]), _some(c["first"], c["count"], 2)) for c in result["changes"]
     ]
-    yield shown.table(("CHANGE", "COUNT", "WHAT", "UNDONE BY"), rows)
+    yield shown.table(("CHANGE", "COUNT", "UNDONE BY", "WHAT"), rows)
 
 
 def _undo(undo: Any) -> str:

@@ -113,7 +113,10 @@ def _exec(argv: Sequence[str], environ: Mapping[str, str], identity: Identity) -
                 continue
             except FileNotFoundError:
                 if os.path.lexists(path):
-                    return NOT_EXECUTABLE, f"{path} needs another file that does not exist, such as its interpreter"
+                    return (
+                        NOT_EXECUTABLE,
+                        f"{path} needs another file that does not exist, such as its interpreter",
+                    )
             except PermissionError:
                 # execvp(3) takes a directory that may not be searched for a command that may not be run.
                 denied |= os.sep in name or os.path.lexists(path)

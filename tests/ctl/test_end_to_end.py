@@ -34,6 +34,7 @@ def helper(tmp_path: Path) -> Iterator[Helper]:
 
 @pytest.fixture
 def profile() -> str:
+    PLACE.mkdir(exist_ok=True)
     path = PLACE / "office.toml"
     path.write_text(PROFILE)
     return str(path)
@@ -122,14 +123,15 @@ def test_a_plan_shows_its_undo_and_changes_nothing(helper: Helper, profile: str)
     before = host_state()
     code, out, _ = done(str(helper.socket), "tunnel", "plan", profile)
     assert code == 0
-    assert out.splitlines()[0].split() == ["CHANGE", "COUNT", "WHAT", "UNDONE", "BY"]
+    assert out.splitlines()[0].split() == ["CHANGE", "COUNT", "UNDONE", "BY", "WHAT"]
     assert "10.0.0.0/8" in out
     assert host_state() == before
 
 
 def test_every_table_knows_what_the_helper_tells(helper: Helper, profile: str) -> None:
     program = _up(helper, profile)
-    for argv in (("status",), ("ping",), ("tunnel", "list"), ("tunnel", "show", "office"), ("tunnel", "plan", profile),
+    for argv in (("status",), ("ping",), ("tunnel", "list"), ("tunnel", "show", "office"),
+                 ("tunnel", "plan", profile),
                  ("routes", "list"), ("routes", "lookup", "10.1.1.1")):  # fmt: skip
         code, out, err = done(str(helper.socket), *argv)
         assert (code, err) == (0, ""), argv
@@ -143,7 +145,11 @@ def test_every_table_knows_what_the_helper_tells(helper: Helper, profile: str) -
 def test_run_hands_a_real_tun_to_its_command(helper: Helper, profile: str) -> None:
     before = host_state()
     # The command reads what the kernel sends into the tunnel: an IPv4 packet for 192.0.2.9.
-    code = "dd bs=2000 count=1 status=none <&$COENTRO_TUN_FD | od -An -tu1 -j16 -N4; exit 5"
+    code = (
+        'until [ -n "$to" ]; do'
+        " to=$(dd bs=2000 count=1 <&$COENTRO_TUN_FD 2>/dev/null | od -An -tu1 -j16 -N4); done;"
+        "echo $to; exit 5"
+    )
     program = ctl(str(helper.socket), "run", profile, "--", "sh", "-c", f"echo $COENTRO_TUN_NAME; {code}")
     assert program.stdout is not None
     assert program.stdout.readline() == "coentro0\n"

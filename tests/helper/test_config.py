@@ -230,6 +230,29 @@ def test_the_line_of_every_key_is_found(data: st.DataObject) -> None:
             text += f"n{number}.{key} = {data.draw(_VALUE)} # = [\n"
             expected[(*table, f"n{number}", name)] = line
         text += data.draw(st.sampled_from(["", "\n", "# x = 1\n\n"]))
-    tomllib.loads(text)
+    tree = tomllib.loads(text)
     found = locate.lines(text)
     assert {place: found.get(place) for place in expected} == expected
+    assert all(_is_there(tree, place) for place in found), "a value was read as a key"
+
+
+def _is_there(tree: object, place: locate.Place) -> bool:
+    if not place:
+        return True
+    if isinstance(tree, list):
+        return any(_is_there(one, place) for one in tree)
+    return isinstance(tree, dict) and place[0] in tree and _is_there(tree[place[0]], place[1:])
+
+
+def test_a_table_is_where_it_is_first_named() -> None:
+    found = locate.lines("[a]\nb = 1\n[a.c]\nd = 1\n[e]\nx.y = 1\nx.z = 2\n")
+    assert found == {
+        ("a",): 1,
+        ("a", "b"): 2,
+        ("a", "c"): 3,
+        ("a", "c", "d"): 4,
+        ("e",): 5,
+        ("e", "x"): 6,
+        ("e", "x", "y"): 6,
+        ("e", "x", "z"): 7,
+    }

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from coentro.helper import logs
@@ -79,16 +79,17 @@ def test_an_escape_is_readable(raw: str, shown: str) -> None:
 
 def test_a_traceback_stands_below_its_record_and_is_no_record(text: io.StringIO) -> None:
     try:
-        raise ValueError("x\n2026-01-01T00:00:00.000Z info coentro: forged")
+        raise ValueError("x\n2026-01-01T00:00:00.000Z info coentro: forged\x1b[2J\u2028x")
     except ValueError:
         log.exception("failed")
     first, *rest = text.getvalue().splitlines()
     assert first.endswith("error coentro.test: failed")
     assert len(rest) > 3
-    assert all(line.startswith("    | ") for line in rest)
+    assert all(line.startswith("    | ") and line.isprintable() for line in rest)
 
 
 @given(st.text())
+@example("name \udcff")
 def test_a_json_line_gives_the_message_back(message: str) -> None:
     stream = io.StringIO()
     logs.configure("info", "json", stream)

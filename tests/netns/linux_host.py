@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import struct
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -54,6 +56,31 @@ def lan() -> None:
     sandbox.run("ip", "route", "add", "default", "via", "192.168.1.1")
     sandbox.run("ip", "-6", "address", "add", "fd00:1::2/64", "dev", "e0", "nodad")
     sandbox.run("ip", "-6", "route", "add", "default", "via", "fd00:1::1")
+
+
+def settled(*, like: str | None = None) -> str:
+    """The host once the kernel's own workers are done with IPv6 addresses: they put in their local
+    routes after the call that adds them has returned (addrconf_dad_work). With `like` until it is
+    that, or a while has passed in which any worker would have been done."""
+    deadline = time.monotonic() + 5
+    while True:
+        found = sandbox.host_state()
+        if found == like or time.monotonic() > deadline:
+            return found
+        if like is None and all(f'"dst": "{a}"' in found for a in _own_ipv6()):
+            return found
+
+
+def _own_ipv6() -> list[str]:
+    listed = json.loads(sandbox.run("ip", "-6", "-j", "address", "show").stdout)
+    return [a["local"] for link in listed for a in link.get("addr_info", ())]
+
+
+def same(before: str, why: str = "") -> None:
+    """Assert that the host is, to the last line, as it was."""
+    now = settled(like=before)
+    less, more = (set(a.splitlines()) - set(b.splitlines()) for a, b in ((before, now), (now, before)))
+    assert now == before, f"{why}\nmissing: {less}\nadded: {more}"
 
 
 @asynccontextmanager

@@ -59,7 +59,7 @@ def lan() -> None:
         "rule add pref 102 to 10.200.0.0/16 unreachable",
         "rule add pref 103 lookup main suppress_prefixlength 0",
         "-6 rule add pref 104 not fwmark 7 lookup 77",
-        "-6 rule add pref 105 uidrange 5-6 lookup 77",
+        "-6 rule add pref 105 uidrange 0-0 lookup 77",
     ):
         sandbox.run("ip", *line.split())
 

@@ -210,6 +210,12 @@ def test_a_batch_longer_than_a_chunk_counts_on(device: int) -> None:
             small.routes(Op.ADD, 4, TABLE, device, many(4, small.chunk + 1).data)
 
 
+def test_what_succeeds_is_answered_once_for_all(netlink: Netlink, device: int) -> None:
+    netlink.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)  # no room for a second answer or third
+    assert put(netlink, Op.ADD, 4, device, many(4, 900)) == []
+    assert netlink.batch([messages.encode_rule_add(4, 10100 + i, TABLE) for i in range(300)]) == []
+
+
 def test_lost_answers_are_said_and_what_was_asked_is_done_all_the_same(netlink: Netlink, device: int) -> None:
     table = many(4, 900)
     half = Packed(5, table.data[: 450 * 6])

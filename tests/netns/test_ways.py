@@ -1,94 +1,67 @@
 """Which way a packet goes: every cell of ways.txt, by the kernel's own answer and by a real packet.
 
-The answer is RTM_GETROUTE's (`ip route get`, with `oif` for a bound socket and `from … iif …` for
-a forwarded packet). The packet is a datagram whose payload names its row, sent by an ordinary
-socket and looked for on every wire: the descriptors of the tunnels, as their client holds them,
-and the far ends of the host's links. A cell is right when both say it, and nothing else is seen.
+The answer is RTM_GETROUTE's (`ip route get`, with `oif` for a bound socket, with `from` and `iif`
+for a forwarded packet), and `route.lookup`'s. The packet is sent by an ordinary socket and
+looked for on every wire. A cell is right when all of them say it, and nothing else is seen.
 """
 
 from __future__ import annotations
 
 import errno
 import fcntl
+import ipaddress
 import json
 import os
 import re
-import select
 import socket
 import struct
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, Final, Protocol, TypeVar
+from typing import Final
 
 import pytest
-from attrs import define, field, frozen
+from attrs import frozen
 
 from coentro.client import Client
-from tests import enclosure, sandbox
-from tests.sandbox import Helper, Namespace, Namespaces
+from coentro.client.plain import Tunnel
+from tests.netns.wires import MARK, Descriptor, FarEnd, Wire, inside, watch
+from tests.sandbox import Helper, Namespace, Namespaces, run, run_helper, veth
 
 pytestmark = pytest.mark.usefixtures("tun_available")
 
-T = TypeVar("T")
-
-PATIENCE_S: Final = 3.0
-"""How long a packet may take that comes; one that comes not costs nothing, since the last word is awaited."""
-
-_TUNSETCARRIER: Final = 0x400454E2
-_ETH_P_ALL: Final = 3
-_ETH_P_IP: Final = 0x0800
-_ETH_P_IPV6: Final = 0x86DD
-_ETH_P_ARP: Final = 0x0806
-_LAST_WORD: Final = 0x88B5  # an EtherType for experiments (IEEE 802)
-_PORT: Final = 7777
-_MARK: Final = b"way of row "
-
-
-# The file
+TUNSETCARRIER: Final = 0x400454E2
+NEIGHBOUR: Final = "02:00:00:00:00:01"
+PORT: Final = 7777
 
 
 def _lines(title: str) -> list[list[str]]:
-    """The cells of each line of one part of ways.txt."""
-    text = Path(__file__).with_name("ways.txt").read_text()
-    part = re.split(r"^== ", text, flags=re.MULTILINE)
-    (body,) = (p for p in part if p.startswith(title + "\n"))
-    lines = (line.strip() for line in body.splitlines()[1:])
+    """The columns of each line under a title of ways.txt."""
+    parts = re.split(r"^== ", Path(__file__).with_name("ways.txt").read_text(), flags=re.MULTILINE)
+    (part,) = (part for part in parts if part.startswith(title + "\n"))
+    lines = (line.strip() for line in part.splitlines()[1:])
     return [re.split(r"\s{2,}", line) for line in lines if line and not line.startswith("#")]
 
 
 @frozen
 class Destination:
-    """One row's packet."""
+    """A row: whereto, and how the packet is sent."""
 
-    name: str
-    family: int
+    row: str
     how: str
+    family: int
     address: str
-
-    @property
-    def row(self) -> str:
-        return f"{self.name} {self.family}"
-
-
-def _destinations() -> list[Destination]:
-    return [
-        Destination(name, family, how, address)
-        for name, how, *addresses in _lines("Destinations")
-        for family, address in zip((4, 6), addresses, strict=True)
-    ]
 
 
 def _specs() -> dict[str, dict[str, list[str]]]:
     specs: dict[str, dict[str, list[str]]] = {}
     for tunnel, name, values in _lines("Tunnels"):
-        specs.setdefault(tunnel, {})[name] = values.split()
+        specs.setdefault(tunnel, {"name": [tunnel]})[name] = values.split()
     return specs
 
 
 def _ways() -> dict[str, dict[str, str]]:
-    """By situation: row -> cell."""
+    """By situation the cell of each row."""
     ways: dict[str, dict[str, str]] = {}
     for title in ("Ways: one owner", "Ways: others, and trouble"):
         (_, *situations), *rows = _lines(title)
@@ -98,133 +71,232 @@ def _ways() -> dict[str, dict[str, str]]:
     return ways
 
 
-DESTINATIONS: Final = _destinations()
+LINKS: Final = {name: {4: v4, 6: v6} for name, v4, v6, _ in _lines("Devices")}
 SPECS: Final = _specs()
 WAYS: Final = _ways()
-LINKS: Final = {name: (v4, v6) for name, v4, v6, _ in _lines("Devices")}
+DESTINATIONS: Final = [
+    Destination(f"{name} {family}", how, family, address)
+    for name, how, *addresses in _lines("Destinations")
+    for family, address in zip((4, 6), addresses, strict=True)
+]
+GUEST: Final = {f: str(ipaddress.ip_interface(a).ip + 1) for f, a in LINKS["guest"].items()}
 
 
-# The wires
+SITUATIONS: Final = {
+    "none": [],
+    "split": ["split"],
+    "full": ["full"],
+    "4 + 6": ["full4", "full6"],
+    "only4": ["only4"],
+    "both": ["full", "split"],
+    "two users": ["split", "full"],
+    "no carrier": ["split", "full"],
+    "helper dead": ["split", "full"],
+    "all dead": ["split", "full"],
+}
+"""The tunnels of each, in the order in which they are made."""
 
 
-class Wire(Protocol):
-    """Somewhere a packet may come out."""
-
-    def fileno(self) -> int: ...
-
-    def say_the_last_word(self) -> bool:
-        """Send something that comes out after all that was sent before; False: nothing gets through."""
-
-    def take(self) -> list[str] | None:
-        """What came out, as cells `row` or `address?`; None once the last word has."""
+def test_the_table_has_a_cell_for_each_row_in_each_situation() -> None:
+    rows = [there.row for there in DESTINATIONS]
+    assert {situation: list(ways) for situation, ways in WAYS.items()} == dict.fromkeys(SITUATIONS, rows)
 
 
-@frozen
-class Link:
-    """The far end of one of the host's links, and the near one for the last word."""
-
-    far: socket.socket
-    near: socket.socket
-
-    def fileno(self) -> int:
-        return self.far.fileno()
-
-    def say_the_last_word(self) -> bool:
-        frame = b"\xff" * 6 + bytes(6) + _LAST_WORD.to_bytes(2, "big") + _MARK
-        self.near.send(frame.ljust(64, b"\0"))
-        return True
-
-    def take(self) -> list[str] | None:
-        seen: list[str] = []
-        while True:
-            try:
-                frame, (_, kind, packet, *_) = self.far.recvfrom(4096)
-            except BlockingIOError:
-                return seen
-            if kind == _LAST_WORD:
-                return None
-            if packet == socket.PACKET_OUTGOING:
-                continue
-            told = _asked(frame[14:]) if kind == _ETH_P_ARP else _row(frame[14:])
-            if told:
-                seen.append(told)
-
-
-@frozen
-class Descriptor:
-    """A tunnel's descriptor."""
-
-    fd: int
-    near: socket.socket
-    carrier: bool = True
-
-    def fileno(self) -> int:
-        return self.fd
-
-    def say_the_last_word(self) -> bool:
-        if self.carrier:
-            # An IPv4 header of a protocol for experiments (RFC 3692); the driver wants no more.
-            self.near.send(struct.pack("!BBHHHBBH8s", 0x45, 0, 20, 0, 0, 1, 253, 0, bytes(8)))
-        return self.carrier
-
-    def take(self) -> list[str] | None:
-        seen: list[str] = []
-        while True:
-            try:
-                packet = os.read(self.fd, 4096)
-            except BlockingIOError:
-                return seen
-            if packet[0] >> 4 == 4 and packet[9] == 253:
-                return None
-            told = _row(packet)
-            if told:
-                seen.append(told)
+@pytest.mark.parametrize("situation", SITUATIONS)
+def test_packets_take_the_way_that_the_table_says(
+    situation: str, tmp_path: Path, namespaces: Namespaces, request: pytest.FixtureRequest
+) -> None:
+    uids = request.getfixturevalue("two_uids") if situation == "two users" else (0, 0)
+    guest = namespaces.new("guest")
+    wires = _topology(namespaces.new("router"), guest)
+    with _helper(tmp_path, uids) as helper, ExitStack() as clients:
+        made = {
+            name: clients.enter_context(_connected(helper, uid)).create(name=name, **SPECS[name])
+            for name, uid in zip(SITUATIONS[situation], uids, strict=False)
+        }
+        carrier = situation != "no carrier"
+        for name, tunnel in made.items():
+            if not carrier:
+                _turn_carrier_off(tunnel)
+            wires[name] = Descriptor(tunnel.fds[0], tunnel.interface, carrier)
+        if situation.endswith("dead"):
+            helper.kill()
+        if situation == "all dead":
+            for name, tunnel in made.items():
+                tunnel.close_fds()
+                del wires[name]
+        devices = {t.interface: name if carrier else f"({name})" for name, t in made.items()}
+        devices |= {name: name for name in LINKS}
+        faults = _faults(situation, "by RTM_GETROUTE", _asked(devices))
+        if helper.process.returncode is None:
+            faults += _faults(situation, "by route.lookup", _looked_up(helper, devices))
+        faults += _faults(situation, "by its packet", _sent(wires, guest, WAYS[situation]))
+    assert not faults, "\n".join(faults)
 
 
-def _row(packet: bytes) -> str:
-    """The row that a datagram of ours names, or whose address IPv6 neighbour discovery asks for."""
-    version = packet[0] >> 4
-    if version == 4:
-        protocol, payload = packet[9], packet[(packet[0] & 15) * 4 :]
-    elif version == 6:
-        protocol, payload = packet[6], packet[40:]
-    else:
-        return ""
-    if protocol == socket.IPPROTO_UDP and payload[8:].startswith(_MARK):
-        return payload[8 + len(_MARK) :].rstrip(b"\0").decode()
-    if protocol == socket.IPPROTO_ICMPV6 and payload[0] == 135:  # neighbour solicitation
-        return socket.inet_ntop(socket.AF_INET6, payload[8:24]) + "?"
-    return ""
-
-
-def _asked(arp: bytes) -> str:
-    """The address that an ARP request asks for."""
-    return socket.inet_ntop(socket.AF_INET, arp[24:28]) + "?" if arp[6:8] == b"\0\1" else ""
-
-
-def _tap(device: str) -> socket.socket:
-    made = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
-    made.bind((device, _ETH_P_ALL))
-    made.setblocking(False)
-    return made
-
-
-def _mouth(device: str, protocol: int) -> socket.socket:
-    """A socket that sends on a device past all routes, and hears nothing."""
-    made = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
-    made.bind((device, 0))
-    # The protocol is what send(2) without an address takes, so it is set by connecting nowhere.
-    return _Mouth.of(made, device, protocol)
+def _faults(situation: str, how: str, found: Mapping[str, str]) -> list[str]:
+    """A line for each row that is found to be another than the table says."""
+    faults = []
+    for there in DESTINATIONS:
+        cell, seen = WAYS[situation][there.row], found.get(there.row)
+        if seen is None or seen == cell:
+            continue
+        # What is lost on a device is seen nowhere, and so is the end of what is forwarded.
+        if seen == "nothing" and (cell.startswith("(") or (cell == "x" and there.how == "forwarded")):
+            continue
+        faults.append(f"{situation} | {there.row} ({there.address}): expected {cell}, {how} {seen}")
+    return faults
 
 
 # The host
 
 
-@define
-class Host:
-    """The topology of ways.txt, and what stands on it."""
+def _topology(router: Namespace, guest: Namespace) -> dict[str, Wire]:
+    """The devices of the table, each with a far end that never answers: its neighbours are known."""
+    os.sched_setaffinity(
+        0, {min(os.sched_getaffinity(0))}
+    )  # each CPU has a queue of its own for veth's packets
+    lines: dict[int, list[str]] = {4: [], 6: []}
+    for device, addresses in LINKS.items():
+        veth(device, f"{device}-far", theirs=guest if device == "guest" else router)
+        for family, text in addresses.items():
+            here = ipaddress.ip_interface(text)
+            lines[family].append(f"address add {text} dev {device}")
+            near = {str(here.network[1])}
+            near |= {t.address for t in DESTINATIONS if ipaddress.ip_address(t.address) in here.network}
+            near |= {GUEST[family]} if device == "guest" else set()
+            lines[family] += (
+                f"neighbour replace {a} lladdr {NEIGHBOUR} nud permanent dev {device}" for a in sorted(near)
+            )
+    for family, gateway in ((4, "192.168.77.1"), (6, "fd77::1")):
+        lines[family].append(f"route add default via {gateway} dev lan")
+        run("ip", f"-{family}", "-batch", "-", stdin="\n".join(lines[family]) + "\n")
+    run("sysctl", "-qw", "net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1")
+    run("sysctl", "-qw", *(f"net.ipv4.conf.{name}.rp_filter=0" for name in ("all", "default", *LINKS)))
+    _settle_in(guest)
+    return {d: FarEnd(d, f"{d}-far", guest if d == "guest" else router) for d in LINKS}
 
-    guest: Namespace
-    stack: ExitStack
-    wires: dict[str, Wire] = field(factory=dict)
-    tunnels: dict[str, Any] = field(factory=dict)
+
+def _settle_in(guest: Namespace) -> None:
+    mac = Path("/sys/class/net/guest/address").read_text().strip()
+    for family, address in GUEST.items():
+        gateway = ipaddress.ip_interface(LINKS["guest"][family])
+        guest.run(
+            "ip",
+            f"-{family}",
+            "-batch",
+            "-",
+            stdin=f"address add {address}/{gateway.network.prefixlen} dev guest-far\n"
+            f"neighbour add {gateway.ip} lladdr {mac} nud permanent dev guest-far\n"
+            f"route add default via {gateway.ip}\n",
+        )
+
+
+@contextmanager
+def _helper(tmp_path: Path, uids: tuple[int, int]) -> Iterator[Helper]:
+    """A helper that root and these users may reach."""
+    config = tmp_path / "helper.toml"
+    config.write_text(f'[socket]\nmode = "0666"\n[access]\nuids = {sorted(set(uids))}\n')
+    config.chmod(0o644)
+    with run_helper(tmp_path, "--config", str(config)) as helper:
+        yield helper
+
+
+def _connected(helper: Helper, uid: int) -> Client:
+    """A connection of that user's: the helper sees who connects, by the effective ids."""
+    os.setegid(uid)
+    os.seteuid(uid)
+    try:
+        return Client(str(helper.socket), timeout_s=10)
+    finally:
+        os.seteuid(0)
+        os.setegid(0)
+
+
+def _turn_carrier_off(tunnel: Tunnel) -> None:
+    """Ask for it as any holder may, and wait until the kernel says that it is so."""
+    index = tunnel.info["interface"]["index"]
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as news:
+        news.settimeout(10)
+        news.bind((0, 1))  # RTMGRP_LINK
+        fcntl.ioctl(tunnel.fds[0], TUNSETCARRIER, struct.pack("i", 0))
+        while True:
+            message = news.recv(1 << 16)
+            _, which, flags = struct.unpack_from("=IiI", message, 16)  # struct ifinfomsg
+            if which == index and not flags & 0x10000:  # IFF_LOWER_UP
+                return
+
+
+# What is found
+
+
+def _asked(devices: Mapping[str, str]) -> dict[str, str]:
+    """What the kernel answers for each row."""
+    found = {}
+    for there in DESTINATIONS:
+        argv = ["ip", f"-{there.family}", "-j", "route", "get", there.address]
+        argv += {
+            "plain": [],
+            "bound": ["oif", "lan"],
+            "forwarded": ["from", GUEST[there.family], "iif", "guest"],
+        }[there.how]
+        answer = run(*argv, check=False)
+        if answer.returncode:
+            unreachable = os.strerror(errno.EHOSTUNREACH) in answer.stderr
+            found[there.row] = "x" if unreachable else answer.stderr.strip()
+            continue
+        (way,) = json.loads(answer.stdout)
+        device = devices.get(way["dev"], way["dev"])
+        asks = there.how == "bound" and "gateway" not in way
+        found[there.row] = f"{device}?" if asks else device
+    return found
+
+
+def _looked_up(helper: Helper, devices: Mapping[str, str]) -> dict[str, str]:
+    """What `route.lookup` answers for those that are plain."""
+    found = {}
+    with Client(str(helper.socket), timeout_s=10) as client:
+        for there in DESTINATIONS:
+            if there.how == "plain":
+                way = client.call("route.lookup", {"destination": there.address})
+                found[there.row] = devices.get(way["interface"], "x") if way["interface"] else "x"
+    return found
+
+
+def _sent(wires: Mapping[str, Wire], guest: Namespace, ways: Mapping[str, str]) -> dict[str, str]:
+    """Where a packet of each row came out, on whichever wires."""
+    refused: dict[str, str] = {}
+    with ExitStack() as stack:
+        senders = {
+            (how, family): stack.enter_context(_sender(how, family, guest))
+            for how in ("plain", "bound", "forwarded")
+            for family in (4, 6)
+        }
+        for there in DESTINATIONS:
+            try:
+                sender = senders[there.how, there.family]
+                sender.sendto(MARK + there.row.encode(), (there.address, PORT))
+            except OSError as fault:
+                refused[there.row] = "x" if fault.errno == errno.EHOSTUNREACH else str(fault)
+        expected = {
+            ("lan", f"{there.address}?") if cell == "lan?" else (cell, there.row)
+            for there in DESTINATIONS
+            if (cell := ways[there.row]).rstrip("?") in wires
+        }
+        seen = watch(wires, expected)
+    found = {}
+    for there in DESTINATIONS:
+        where = {wire for wire, what in seen if what == there.row}
+        where |= {f"{wire}?" for wire, what in seen if what == f"{there.address}?"}
+        found[there.row] = " and ".join(sorted(where)) or refused.get(there.row, "nothing")
+    return found
+
+
+def _sender(how: str, family: int, guest: Namespace) -> socket.socket:
+    def make() -> socket.socket:
+        return socket.socket(socket.AF_INET if family == 4 else socket.AF_INET6, socket.SOCK_DGRAM)
+
+    sender = inside(guest, make) if how == "forwarded" else make()
+    if how == "bound":
+        sender.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"lan")
+    return sender

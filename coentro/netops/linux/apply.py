@@ -129,7 +129,7 @@ class Applier:
     def _open(self, tunnel: str, settings: LinkSettings) -> None:
         old = self.devices.get(tunnel)
         if old is not None:
-            if host.link(self._netlink, old.index) is not None:
+            if any(link.index == old.index for link in host.links(self._netlink)):
                 raise OSError(EEXIST, os.strerror(EEXIST))
             del self.devices[tunnel]
             _close(old.fds)
@@ -160,7 +160,9 @@ class Applier:
         device = self.devices.get(tunnel)
         if device is None:
             return
-        found = host.link(self._netlink, device.index)
+        # A list, since it comes in datagrams one at a time: one device's description and the
+        # acknowledgement of the request for it may not fit into the buffer together.
+        found = next((link for link in host.links(self._netlink) if link.index == device.index), None)
         if found is not None and is_ours(found) and found.alias == ALIAS + tunnel:
             self.deleting.add(device.index)
             try:

@@ -191,10 +191,9 @@ def onlink(netlink: Netlink, skip: Collection[int] = ()) -> Networks:
         route.destination
         for family in FAMILIES
         for route in routes(netlink, family, TABLE_MAIN, UNICAST)
-        if route.oif
+        if route.oif  # which a route of several ways has not
         and route.oif not in skip
         and route.gateway is None
-        and not route.hops
         and not route.nexthop
         and any(range_.covers(route.destination) for range_ in PRIVATE)
     )

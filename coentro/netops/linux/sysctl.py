@@ -22,6 +22,8 @@ _IPV4: Final = (
     # redirect has to come from the gateway that it replaces (ip_do_redirect): with a strict reverse
     # path nothing comes in here from an address that is not reached through here (RFC 3704 2.2).
     ("rp_filter", "1"),
+    # Of two addresses of one network the second would go with the first.
+    ("promote_secondaries", "1"),
 )
 _IPV6: Final = (
     ("disable_ipv6", "1"),
@@ -87,9 +89,10 @@ def _path(name: str, family: int, setting: str) -> str:
 def _write(path: str, value: str) -> None:
     try:
         fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(fd, value.encode("ascii"))
+        finally:
+            os.close(fd)
     except FileNotFoundError:
+        # write(2) says so as well, when the device goes after the open.
         raise OSError(errno.ENODEV, os.strerror(errno.ENODEV), path) from None
-    try:
-        os.write(fd, value.encode("ascii"))
-    finally:
-        os.close(fd)
