@@ -7,7 +7,7 @@ here for a real engine and shows what one has to do with the descriptor that the
 Standard library alone. The idea is Linux's own Documentation/networking/tuntap.rst.
 
     dataplane.py client --server HOST:PORT             the TUN is COENTRO_TUN_FD, as `coentroctl run` gives it
-    dataplane.py server --listen HOST:PORT --tun NAME  opens a TUN of its own, for which it needs CAP_NET_ADMIN
+    dataplane.py server --listen HOST:PORT --tun NAME  opens a TUN of its own: it needs CAP_NET_ADMIN
 
 A datagram is one IP packet. Two others exist: a greeting, which the client repeats until it is
 answered, and its answer; no IP packet begins with their zero byte.
@@ -160,9 +160,8 @@ def client(server: Address) -> NoReturn:
     tun = Tun(int(fd), int(os.environ.get("COENTRO_PACKET_HEADER_BYTES", "0")))
     wire = wire_socket()
     greet(wire, server)
-    say(
-        f"dataplane: {os.environ.get('COENTRO_TUN_NAME', 'the tunnel')} is connected to {server[0]}:{server[1]}"
-    )
+    name = os.environ.get("COENTRO_TUN_NAME", "the tunnel")
+    say(f"dataplane: {name} is connected to {server[0]}:{server[1]}")
     pump(tun, wire, server)
 
 

@@ -81,7 +81,8 @@ def _hint() -> str:
         try:
             with open("/proc/sys/" + name.replace(".", "/")) as file:
                 if file.read().strip() == forbidding:
-                    return f"User namespaces are switched off: `sudo sysctl {name}={allowing}`, or run this as root."
+                    switch = f"`sudo sysctl {name}={allowing}`"
+                    return f"User namespaces are switched off: {switch}, or run this as root."
         except FileNotFoundError:
             continue
     return "Run it as root, or allow user namespaces."

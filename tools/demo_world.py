@@ -120,7 +120,8 @@ def check_tun() -> None:
         ) from None
     except OSError as fault:
         raise Cannot(
-            f"/dev/net/tun can't be opened ({fault.strerror}): run this as root, or `sudo chmod 0666 /dev/net/tun`"
+            f"/dev/net/tun can't be opened ({fault.strerror}):"
+            " run this as root, or `sudo chmod 0666 /dev/net/tun`"
             " as most distributions have it (udev's rule; the device gives nothing without CAP_NET_ADMIN)"
         ) from None
     try:
@@ -147,7 +148,8 @@ def somebody(uids: str) -> tuple[Who, str]:
         why = f"{entry.pw_name} can run no Python here: they lie below a directory that is root's alone"
     else:
         why = "this user namespace has but one uid (newuidmap or /etc/subuid is missing)"
-    drop = ("setpriv", "--no-new-privs", "--inh-caps=-all", "--ambient-caps=-all", "--bounding-set=-all", *_AFRESH)  # fmt: skip
+    drop = ("setpriv", "--no-new-privs", "--inh-caps=-all", "--ambient-caps=-all",
+            "--bounding-set=-all", *_AFRESH)  # fmt: skip
     return Who(0, "with all capabilities dropped", drop, why), sys.executable
 
 
@@ -176,7 +178,8 @@ class Program:
         self.said = ""
         self.process = subprocess.Popen(
             argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            start_new_session=True, env={**os.environ, "PYTHONPATH": str(LIBRARY), "PYTHONUNBUFFERED": "1", **env},
+            start_new_session=True,
+            env={**os.environ, "PYTHONPATH": str(LIBRARY), "PYTHONUNBUFFERED": "1", **env},
         )  # fmt: skip
 
     def until(self, text: str, within_s: float = 10) -> str:
@@ -204,10 +207,15 @@ def host() -> dict[str, list[str]]:
     return {
         "links": run("ip", "-o", "link").splitlines(),
         "addresses": run("ip", "-o", "address").splitlines(),
-        "routes, all tables": [r for f in both for r in run("ip", f, "route", "show", "table", "all", check=False).splitlines()],
-        "rules": [r for f in both for r in run("ip", f, "rule", check=False).splitlines()],
+        "routes, all tables": [r for f in both for r in _lines("ip", f, "route", "show", "table", "all")],
+        "rules": [r for f in both for r in _lines("ip", f, "rule")],
         "resolver": resolver.read_text().splitlines() if resolver.exists() else [],
     }  # fmt: skip
+
+
+def _lines(*argv: str) -> list[str]:
+    """None where the kernel has no such family."""
+    return run(*argv, check=False).splitlines()
 
 
 def ping(address: str, count: int, within_s: float = 2) -> list[float | None]:
@@ -241,7 +249,7 @@ def _answer(wire: socket.socket, address: str, body: bytes, began: float, within
 
 def _checksum(data: bytes) -> int:
     """RFC 1071, of an even number of bytes."""
-    total = sum(struct.unpack(f"!{len(data) // 2}H", data))
+    total: int = sum(struct.unpack(f"!{len(data) // 2}H", data))
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
     return ~total & 0xFFFF

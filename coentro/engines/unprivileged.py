@@ -94,7 +94,7 @@ def _become(
             kernel.drop_capabilities()
             kernel.end_with(parent)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
-    except BaseException as fault:
+    except BaseException as fault:  # noqa: BLE001 # nothing may go on in the child but to tell and to end
         message = f"privileges could not be dropped, so the command was not started: {fault}"
     else:
         code, message = _exec(argv, environ, identity)
@@ -108,7 +108,7 @@ def _exec(argv: Sequence[str], environ: Mapping[str, str], identity: Identity) -
     try:
         for path in _places(name, environ):
             try:
-                os.execve(path, list(argv), dict(environ))
+                os.execve(path, list(argv), dict(environ))  # noqa: S606 # no shell is the point
             except NotADirectoryError:
                 continue
             except FileNotFoundError:

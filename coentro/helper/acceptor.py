@@ -70,12 +70,14 @@ class Acceptor:
                 if not self._daemon.access.admits(credentials):
                     await self._not_admitted(sock, credentials)
                     return
+                user = await self._user(credentials.uid)
                 try:
+                    # Without a wait between this and the peer's being counted.
                     self._room(credentials)
                 except Limit as limit:
                     await self._refuse(sock, limit)
                     return
-                peer = Peer(self._daemon, sock, credentials, await self._user(credentials.uid))
+                peer = Peer(self._daemon, sock, credentials, user)
                 self._daemon.peers.add(peer)
                 try:
                     await peer.serve()

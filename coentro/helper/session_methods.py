@@ -9,6 +9,7 @@ from coentro.errors import InvalidParams
 from coentro.helper.access import describe
 from coentro.helper.config import ConfigError
 from coentro.helper.events import TYPES, Subscription
+from coentro.model import Uid
 
 if TYPE_CHECKING:
     from coentro.helper.daemon import Daemon
@@ -76,11 +77,11 @@ def subscribe(daemon: Daemon, request: Request, params: Subscribe) -> dict[str, 
     peer = request.peer
     if peer.subscription is not None:
         daemon.events.unsubscribe(peer.subscription)
-    admin, uid = "admin" in peer.scopes, peer.credentials.uid
     types = frozenset(params.types) if params.types is not None else None
 
     def sees(owner: int | None) -> bool:
-        return owner is None or admin or owner == uid
+        # As the peer's scopes are now: a reload may have taken some.
+        return "observe" in peer.scopes and (owner is None or peer.actor.sees(Uid(owner)))
 
     peer.subscription = Subscription(types, sees, peer.push)
     here = {"run": daemon.events.run, "seq": daemon.events.seq}

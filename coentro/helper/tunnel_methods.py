@@ -13,7 +13,7 @@ from coentro.helper.peer import LARGE, Answer, Request
 from coentro.helper.requests import ById, Routes
 from coentro.model import Spec
 from coentro.netops.interface import Described
-from coentro.networks import FAMILIES
+from coentro.networks import FAMILIES, Family
 from coentro.tunnels.tunnel import Tunnel
 from coentro.wire.params import amend, decode
 
@@ -64,8 +64,7 @@ async def update(daemon: Daemon, request: Request, tree: dict[str, Any]) -> dict
     async with request.turn:
         tunnel = daemon.manager.find(request.peer.actor, id_)
         spec = await decoded(request, amended, tunnel.spec)
-        named = frozenset(FAMILIES if "routes" in patch or "block" in patch else ())
-        await daemon.manager.update(request.peer.actor, tunnel, spec, named)
+        await daemon.manager.update(request.peer.actor, tunnel, spec, _named(patch))
     return await daemon.manager.info(tunnel)
 
 
@@ -97,14 +96,16 @@ async def list_(daemon: Daemon, request: Request, params: Nothing) -> dict[str, 
 async def plan(daemon: Daemon, request: Request, tree: dict[str, Any]) -> dict[str, Any]:
     peer, manager = request.peer, daemon.manager
     tunnel: Tunnel | None = None
+    named: frozenset[Family] = frozenset()
     if "id" in tree:
         id_, patch = _target(tree)
+        named = _named(patch)
         tunnel = manager.find(peer.actor, id_)
         spec = await decoded(request, _amend, tunnel.spec, patch)
     else:
         spec = await decoded(request, decode, tree, Spec)
     daemon.access.allow(spec, peer.scopes)
-    changes, conflicts = await manager.plan(peer.actor, spec, tunnel)
+    changes, conflicts = await manager.plan(peer.actor, spec, tunnel, named)
     groups: dict[tuple[str, str], tuple[int, list[str]]] = {}
     for change in changes:
         told: Described = daemon.network.describe(change)
@@ -131,6 +132,11 @@ def _target(tree: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     """`id`, and the fields to change."""
     id_ = decode({"id": tree.get("id")} if "id" in tree else {}, ById).id
     return id_, {name: value for name, value in tree.items() if name != "id"}
+
+
+def _named(patch: dict[str, Any]) -> frozenset[Family]:
+    """The families of which an update names the routes, and so asks back what root took over."""
+    return frozenset(FAMILIES if "routes" in patch or "block" in patch else ())
 
 
 def _amend(spec: Spec, patch: dict[str, Any]) -> Spec:

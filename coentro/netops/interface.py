@@ -145,10 +145,17 @@ class NetworkEvent:
 
 
 class NetworkOps(Protocol):
-    """A platform's network ops. All methods that may block do so in a worker thread."""
+    """A platform's network ops. All methods that may block do so in a worker thread.
 
-    platform: str
-    capabilities: frozenset[str]
+    Errors of all that wait: Kernel where the system does not let us look.
+    """
+
+    @property
+    def platform(self) -> str: ...
+
+    @property
+    def capabilities(self) -> frozenset[str]:
+        """Names as in `session.hello`."""
 
     async def start(self) -> None:
         """Open what is needed. Errors: OSError with a sentence of what is missing."""
@@ -163,7 +170,7 @@ class NetworkOps(Protocol):
         `everything`, which reads them too and finds what a helper before us left.
         """
 
-    def free_slot(self, host: Host, used: Collection[int]) -> int:
+    async def free_slot(self, host: Host, used: Collection[int]) -> int:
         """A slot in which nothing of anyone stands. Errors: Limit."""
 
     def want(self, host: Host, tunnels: Sequence[Wanted]) -> State:

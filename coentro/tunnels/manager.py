@@ -115,7 +115,7 @@ class Manager:
             taken = self._take_over(verdict)
             host = await self.network.look()
             id_ = TunnelId(secrets.token_hex(8))
-            slot = self.network.free_slot(host, [t.slot for t in self._tunnels.values()])
+            slot = await self.network.free_slot(host, [t.slot for t in self._tunnels.values()])
             await self.network.apply(await self._changes(host, {**taken, id_: Wanted(id_, slot, spec)}))
             device = self.network.device(id_)
             assert device is not None  # apply made it
@@ -173,20 +173,21 @@ class Manager:
             raise _left(failures)
 
     async def plan(
-        self, actor: Actor, spec: Spec, tunnel: Tunnel | None
+        self, actor: Actor, spec: Spec, tunnel: Tunnel | None, reclaims: frozenset[Family]
     ) -> tuple[list[Change], tuple[dict[str, Any], ...]]:
         """What `create` or `update` would do now, and what would refuse it. Changes nothing."""
         self._possible(spec)
         mine = [t.name for t in self._tunnels.values() if t.owner == actor.uid]
         owner = tunnel.owner if tunnel else actor.uid
         name = tunnel.name if tunnel else spec.name or _made_up(mine)
-        verdict = await self._judge(spec, name, actor, owner, frozenset(), tunnel)
+        withdrawn = tunnel.withdrawn - reclaims if tunnel else frozenset()
+        verdict = await self._judge(spec, name, actor, owner, withdrawn, tunnel)
         host = await self.network.look()
         taken = self._take_over(verdict)
         if tunnel is not None:
-            new = Wanted(tunnel.id, tunnel.slot, spec)
+            new = Wanted(tunnel.id, tunnel.slot, spec, withdrawn)
         else:
-            slot = self.network.free_slot(host, [t.slot for t in self._tunnels.values()])
+            slot = await self.network.free_slot(host, [t.slot for t in self._tunnels.values()])
             new = Wanted(TunnelId("planned"), slot, spec)
         return await self._changes(host, {**taken, new.id: new}), verdict.conflicts
 
@@ -269,7 +270,7 @@ class Manager:
     def _withdraw(self, verdict: Verdict) -> None:
         for tunnel, family in verdict.takeover:
             tunnel.withdrawn |= {family}
-            problem = f"root has taken over everything of IPv{family}; its routes are withdrawn"
+            problem = _taken_over(family)
             tunnel.problems.append(problem)
             self._tell("tunnel.degraded", {**tunnel.about(), "problem": problem}, tunnel.owner)
 
@@ -289,8 +290,8 @@ class Manager:
         host = await self.network.look()
         new = Wanted(tunnel.id, tunnel.slot, spec, withdrawn)
         await self.network.apply(await self._changes(host, {**taken, tunnel.id: new}))
-        if withdrawn != tunnel.withdrawn:
-            tunnel.problems.clear()
+        for family in tunnel.withdrawn - withdrawn:
+            tunnel.problems.remove(_taken_over(family))
         tunnel.spec, tunnel.withdrawn = spec, withdrawn
         self._withdraw(verdict)
         self._tell("tunnel.changed", tunnel.about(), tunnel.owner)
@@ -359,6 +360,10 @@ def _left(failures: Sequence[Failure]) -> Kernel:
         errno=first.errno,
         op=first.op,
     )
+
+
+def _taken_over(family: Family) -> str:
+    return f"root has taken over everything of IPv{family}; its routes are withdrawn"
 
 
 def _made_up(names: Iterable[str]) -> str:

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -127,10 +127,8 @@ class Script:
             reply["error"] = {"code": -32601, "message": f"no method {method}", "data": {}}
         except Refuse as refused:
             reply["error"] = refused.error
-        try:
+        with suppress(OSError):  # the script hung up in the middle
             peer.send(reply, peer.fds)
-        except OSError:
-            pass  # the script hung up in the middle
         for fd in peer.fds:
             os.close(fd)
 
@@ -139,10 +137,8 @@ class Script:
         with socket.socket(socket.AF_UNIX) as knock:
             knock.connect(self.path)
             for peer in self.peers:
-                try:
+                with suppress(OSError):  # it has gone already
                     peer.hang_up()
-                except OSError:
-                    pass
             self._thread.join(10)
         self._listener.close()
 

@@ -271,7 +271,8 @@ def test_a_result_that_the_tables_do_not_know_is_shown_all_the_same(tmp_path: Pa
 def test_coentroctl_starts_without_the_daemons_libraries() -> None:
     code = (
         "import sys, coentro.ctl.main, coentro.ctl.run, coentro.ctl.up\n"
-        "print(*sorted({m.split('.')[0] for m in sys.modules} & {'trio', 'msgspec', 'attrs', 'attr', 'asyncio', 'ctypes'}))"
+        "heavy = {'trio', 'msgspec', 'attrs', 'attr', 'asyncio', 'ctypes'}\n"
+        "print(*sorted({m.split('.')[0] for m in sys.modules} & heavy))"
     )
     out = subprocess.run(
         [sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True

@@ -59,7 +59,10 @@ def _gone(pid: int) -> bool:
 
 
 def test_the_command_has_the_descriptor_and_knows_the_tunnel(script: Script) -> None:
-    told = "echo $COENTRO_TUN_NAME $COENTRO_TUN_MTU $COENTRO_PACKET_HEADER_BYTES ${COENTRO_TUN_FDS-none}; cat <&$COENTRO_TUN_FD; echo end"
+    told = (
+        "echo $COENTRO_TUN_NAME $COENTRO_TUN_MTU $COENTRO_PACKET_HEADER_BYTES ${COENTRO_TUN_FDS-none};"
+        "cat <&$COENTRO_TUN_FD; echo end"
+    )
     code, out, err = done(script, "run", _profile(script), "--", "sh", "-c", told)
     assert (code, out) == (0, "coentro0 1420 0 none\nend\n")
     assert "office is up" in err
@@ -150,10 +153,14 @@ def test_another_tunnels_end_is_none_of_the_commands(script: Script) -> None:
 
 
 def test_a_command_that_stays_without_its_tunnel_is_killed(script: Script) -> None:
-    hasty = "import sys, coentro.ctl.run as run, coentro.ctl.main as main; run.GRACE_S = 0.2; sys.exit(main.main())"
+    hasty = (
+        "import sys, coentro.ctl.run as run, coentro.ctl.main as main;"
+        "run.GRACE_S = 0.2; sys.exit(main.main())"
+    )
     stubborn = 'trap "" TERM; echo $$; while :; do sleep 0.05; done'
     program = subprocess.Popen(
-        [sys.executable, "-c", hasty, *ctl_argv(script)[3:], "run", _profile(script), "--", "sh", "-c", stubborn],
+        [sys.executable, "-c", hasty, *ctl_argv(script)[3:], "run", _profile(script), "--",
+         "sh", "-c", stubborn],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=PROJECT,
     )  # fmt: skip
     assert program.stdout is not None

@@ -256,3 +256,9 @@ def test_a_table_is_where_it_is_first_named() -> None:
         ("e", "x", "y"): 6,
         ("e", "x", "z"): 7,
     }
+
+
+def test_quotes_at_the_end_of_a_long_string_are_its_own() -> None:
+    text = "a = \"\"\"\"quoted\"\"\"\"\"\nb = ''''quoted'''''\nc = 1\n"
+    assert tomllib.loads(text)["a"] == '"quoted""'
+    assert locate.lines(text) == {("a",): 1, ("b",): 2, ("c",): 3}

@@ -12,14 +12,13 @@ import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, Final
 
 from attrs import define
 
 from coentro.client import Client, HelperError
 from coentro.wire.lines import Descriptors, receive
-from tests.sandbox import Helper, host_state
+from tests.sandbox import PLACE, Helper, host_state
 
 PATIENCE_S: Final = 20.0
 
@@ -48,10 +47,11 @@ def connected(helper: Helper, uid: int = 0, gid: int | None = None, groups: Sequ
         return Client(str(helper.socket), timeout_s=PATIENCE_S)
 
 
-def configured(folder: Path, text: str, open_to: Sequence[int] = ()) -> str:
+def configured(text: str, open_to: Sequence[int] = ()) -> str:
     """A configuration file that lets these uids reach the socket and connect; its path."""
     head = '[socket]\nmode = "0666"\n' + (f"[access]\nuids = {list(open_to)}\n" if open_to else "")
-    path = folder / "helper.toml"
+    PLACE.mkdir(exist_ok=True)
+    path = PLACE / "helper.toml"
     path.write_text(head + text)
     path.chmod(0o644)
     return str(path)

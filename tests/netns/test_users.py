@@ -29,7 +29,7 @@ from tests.netns.peers import (
     request,
     untouched,
 )
-from tests.sandbox import PLACE, Helper, host_state, run, run_helper
+from tests.sandbox import PLACE, Helper, as_user, host_state, run, run_helper
 
 pytestmark = pytest.mark.usefixtures("tun_available")
 
@@ -43,7 +43,7 @@ SPLIT: Final = {"addresses": ["10.8.0.2/24"], "routes": ["10.1.0.0/16"], "endpoi
 def helper(tmp_path: Path, two_uids: tuple[int, int]) -> Iterator[Helper]:
     """One that root and the two users may use, on a host with a physical network."""
     lan()
-    with run_helper(tmp_path, "--config", configured(tmp_path, "", two_uids)) as started:
+    with run_helper(tmp_path, "--config", configured("", two_uids)) as started:
         yield started
 
 
@@ -295,7 +295,7 @@ def test_what_root_took_of_one_family_is_told_until_that_family_is_back(
 # Who is let in
 
 
-def _name(alice: int, bob: int) -> None:
+def _name(alice: int) -> None:
     """Give Alice a name, and a group `vpnusers` that is no one's by default."""
     for place, line in (("passwd", f"alice:x:{alice}:{alice}::/:/bin/false\n"), ("group", "vpnusers:x:61500:\n")):
         copy = PLACE / place
@@ -308,8 +308,8 @@ def test_users_uids_groups_and_gids_admit_and_nothing_else_does(
     tmp_path: Path, two_uids: tuple[int, int]
 ) -> None:
     alice, bob = two_uids
-    PLACE.mkdir(exist_ok=True)
-    _name(alice, bob)
+    path = configured("")
+    _name(alice)
     everyone = {
         "alice": (alice, alice, ()),
         "bob": (bob, bob, ()),
@@ -326,10 +326,9 @@ def test_users_uids_groups_and_gids_admit_and_nothing_else_does(
         (f'users = ["alice"]\nuids = [{bob}]', set(everyone)),
         ('users = ["nobody-of-that-name"]', set()),
     )
-    path = configured(tmp_path, "")
     with run_helper(tmp_path, "--config", path) as helper, connected(helper) as root:
         for access, expected in cases:
-            configured(tmp_path, f"[access]\n{access}\n")
+            configured(f"[access]\n{access}\n")
             assert "access" in root.call("helper.reload")["changed"]
             for name, who in everyone.items():
                 with connected(helper, *who) as peer:
@@ -347,9 +346,9 @@ def test_users_uids_groups_and_gids_admit_and_nothing_else_does(
 def test_the_refused_get_one_line_with_what_helps_and_nothing_is_read(
     tmp_path: Path, two_uids: tuple[int, int]
 ) -> None:
-    with run_helper(tmp_path, "--config", configured(tmp_path, "")) as helper, ExitStack() as open_ones:
-        with connected(helper) as root:
-            root.call("session.ping")
+    with run_helper(tmp_path, "--config", configured("")) as helper, ExitStack() as open_ones:
+        root = open_ones.enter_context(connected(helper))
+        root.call("session.ping")
         idle = descriptors(helper.pid)
         stays, leaves = (open_ones.enter_context(Raw(helper, two_uids[0])) for _ in range(2))
         stays.sock.send(request("tunnel.list"))
@@ -359,7 +358,7 @@ def test_the_refused_get_one_line_with_what_helps_and_nothing_is_read(
             assert line["error"]["code"] == NOT_AUTHORIZED
             assert line["error"]["data"]["reason"] == "not_authorized"
             hint = line["error"]["data"]["hint"]
-            assert hint == f"sudo usermod -aG coentrovpn uid {two_uids[0]}" or "coentrovpn" in hint
+            assert hint.startswith("sudo usermod -aG coentrovpn ")
             assert hint in line["error"]["message"]
             assert peer.line() is None, "its sending side is shut"
         unread = array.array("i", [0])
@@ -375,7 +374,7 @@ def test_the_refused_get_one_line_with_what_helps_and_nothing_is_read(
 def test_a_refused_flood_is_one_log_line_and_one_event(tmp_path: Path, two_uids: tuple[int, int]) -> None:
     alice, bob = two_uids
     with (
-        run_helper(tmp_path, "--config", configured(tmp_path, "")) as helper,
+        run_helper(tmp_path, "--config", configured("")) as helper,
         connected(helper) as root,
     ):
         root.subscribe(["peer.refused"])
@@ -392,8 +391,7 @@ def test_a_helper_that_is_not_root_admits_its_own_uid_and_root(
     tmp_path: Path, two_uids: tuple[int, int]
 ) -> None:
     alice, bob = two_uids
-    path = configured(tmp_path, "")
-    tmp_path.chmod(0o755)
+    path = configured("")
     with run_helper(tmp_path, "--config", path, uid=alice) as helper:
         for uid in (alice, 0):
             with connected(helper, uid) as own:
@@ -411,7 +409,7 @@ def test_a_helper_that_is_not_root_admits_its_own_uid_and_root(
 def test_connections_and_tunnels_have_their_limits(tmp_path: Path, two_uids: tuple[int, int]) -> None:
     alice, bob = two_uids
     limits = "[limits]\nconnections = 7\nconnections_per_uid = 3\ntunnels_per_uid = 2\n"
-    path = configured(tmp_path, limits, two_uids)
+    path = configured(limits, two_uids)
     with run_helper(tmp_path, "--config", path) as helper, ExitStack() as open_ones:
         # All at once, before the helper has even looked up who this uid is.
         helper.process.send_signal(signal.SIGSTOP)
@@ -452,7 +450,7 @@ gids = [61500]
 everything = "admin"
 networks = ["10.0.0.0/8", "0.0.0.0/0"]
 """
-    path = configured(tmp_path, text, two_uids)
+    path = configured(text, two_uids)
     with run_helper(tmp_path, "--config", path) as helper, ExitStack() as open_ones:
         maker, looker, admin = (
             open_ones.enter_context(connected(helper, uid, uid, groups))
@@ -473,7 +471,7 @@ networks = ["10.0.0.0/8", "0.0.0.0/0"]
             maker.create(**FULL4)
         assert refusal.data["scope"] == "admin"
         mine = maker.create(**SPLIT)
-        configured(tmp_path, text.replace(', "0.0.0.0/0"', ""), two_uids)
+        configured(text.replace(', "0.0.0.0/0"', ""), two_uids)
         admin.call("helper.reload")
         with untouched():
             for change in ({"add": ["192.0.2.0/24"]}, {"add": ["9.0.0.0/8"]}, {"add": ["8.0.0.0/6"]}):
@@ -489,7 +487,7 @@ networks = ["10.0.0.0/8", "0.0.0.0/0"]
 
 def test_a_reload_is_followed_by_those_who_are_connected(tmp_path: Path, two_uids: tuple[int, int]) -> None:
     alice, bob = two_uids
-    path = configured(tmp_path, f"[scopes.admin]\nuids = [{bob}]\n", two_uids)
+    path = configured(f"[scopes.admin]\nuids = [{bob}]\n", two_uids)
     with run_helper(tmp_path, "--config", path) as helper, ExitStack() as open_ones:
         first, second, root = (open_ones.enter_context(connected(helper, uid)) for uid in (alice, bob, 0))
         before = host_state()
@@ -497,7 +495,7 @@ def test_a_reload_is_followed_by_those_who_are_connected(tmp_path: Path, two_uid
         second.subscribe()
         root.subscribe()
         # A bad one changes nothing, by either way.
-        configured(tmp_path, "[limits]\nburst = 5\ntunels_per_uid = 1\n", two_uids)
+        configured("[limits]\nburst = 5\ntunels_per_uid = 1\n", two_uids)
         with refused(-32602, "invalid_params") as refusal:
             root.call("helper.reload")
         assert refusal.data["path"] == "$"
@@ -507,7 +505,7 @@ def test_a_reload_is_followed_by_those_who_are_connected(tmp_path: Path, two_uid
         assert f"{path}:7:" in helper.stderr
         assert second.call("session.hello")["scopes"] == ["admin", "observe", "tunnel"]
         # A good one: who is admin no more sees and hears only what is theirs.
-        configured(tmp_path, "", two_uids)
+        configured("", two_uids)
         assert root.call("helper.reload") == {"changed": ["scopes"]}
         assert second.call("session.hello")["scopes"] == ["observe", "tunnel"]
         with refused(NOT_FOUND):
@@ -519,7 +517,7 @@ def test_a_reload_is_followed_by_those_who_are_connected(tmp_path: Path, two_uid
         assert heard is not None
         assert (heard["type"], heard["data"]["name"]) == ("tunnel.up", "theirs"), "it still hears as an admin"
         # One who is admitted no more is hung up on, and what hangs on the connection goes.
-        configured(tmp_path, "", [bob])
+        configured("", [bob])
         helper.process.send_signal(signal.SIGHUP)
         event(root, "tunnel.down", id=mine.id)
         with pytest.raises(Exception, match="closed the connection"):
@@ -535,14 +533,14 @@ def test_a_reload_is_followed_by_those_who_are_connected(tmp_path: Path, two_uid
 
 def test_who_may_observe_no_more_hears_no_more(tmp_path: Path, two_uids: tuple[int, int]) -> None:
     alice, bob = two_uids
-    path = configured(tmp_path, "", two_uids)
+    path = configured("", two_uids)
     with run_helper(tmp_path, "--config", path) as helper, ExitStack() as open_ones:
         first, root = (open_ones.enter_context(connected(helper, uid)) for uid in (alice, 0))
         first.subscribe()
-        configured(tmp_path, f"[scopes.observe]\nuids = [{bob}]\n", two_uids)
+        configured(f"[scopes.observe]\nuids = [{bob}]\n", two_uids)
         root.call("helper.reload")
         first.create(name="unheard", addresses=["10.7.0.2/32"])
-        configured(tmp_path, "", two_uids)
+        configured("", two_uids)
         root.call("helper.reload")
         first.create(name="heard", addresses=["10.7.0.3/32"])
         told = first.next_event(10)
@@ -559,7 +557,7 @@ def test_a_user_who_may_not_reach_the_socket_is_told_by_the_system(
     with run_helper(tmp_path, "--config", str(path)) as helper:
         assert helper.socket.stat().st_mode & 0o777 == 0o600
         with pytest.raises(NotAdmitted):
-            connected(helper, two_uids[0])
+            as_user(two_uids[0]).call(lambda: Client(str(helper.socket)).close())
         with connected(helper) as root:
             (problem,) = root.call("helper.status")["problems"]
             assert "no-such-group" in problem

@@ -56,7 +56,7 @@ class Destination:
 def _specs() -> dict[str, dict[str, list[str]]]:
     specs: dict[str, dict[str, list[str]]] = {}
     for tunnel, name, values in _lines("Tunnels"):
-        specs.setdefault(tunnel, {"name": [tunnel]})[name] = values.split()
+        specs.setdefault(tunnel, {})[name] = values.split()
     return specs
 
 
@@ -107,9 +107,12 @@ def test_packets_take_the_way_that_the_table_says(
     situation: str, tmp_path: Path, namespaces: Namespaces, request: pytest.FixtureRequest
 ) -> None:
     uids = request.getfixturevalue("two_uids") if situation == "two users" else (0, 0)
-    guest = namespaces.new("guest")
-    wires = _topology(namespaces.new("router"), guest)
-    with _helper(tmp_path, uids) as helper, ExitStack() as clients:
+    guest, router = namespaces.new("guest"), namespaces.new("router")
+    with ExitStack() as stack, _helper(tmp_path, uids) as helper, ExitStack() as clients:
+        _topology(router, guest)
+        wires: dict[str, Wire] = {
+            d: FarEnd(stack, d, f"{d}-far", guest if d == "guest" else router) for d in LINKS
+        }
         made = {
             name: clients.enter_context(_connected(helper, uid)).create(name=name, **SPECS[name])
             for name, uid in zip(SITUATIONS[situation], uids, strict=False)
@@ -118,7 +121,7 @@ def test_packets_take_the_way_that_the_table_says(
         for name, tunnel in made.items():
             if not carrier:
                 _turn_carrier_off(tunnel)
-            wires[name] = Descriptor(tunnel.fds[0], tunnel.interface, carrier)
+            wires[name] = Descriptor(stack, tunnel.fds[0], tunnel.interface, carrier)
         if situation.endswith("dead"):
             helper.kill()
         if situation == "all dead":
@@ -151,7 +154,7 @@ def _faults(situation: str, how: str, found: Mapping[str, str]) -> list[str]:
 # The host
 
 
-def _topology(router: Namespace, guest: Namespace) -> dict[str, Wire]:
+def _topology(router: Namespace, guest: Namespace) -> None:
     """The devices of the table, each with a far end that never answers: its neighbours are known."""
     os.sched_setaffinity(
         0, {min(os.sched_getaffinity(0))}
@@ -174,7 +177,6 @@ def _topology(router: Namespace, guest: Namespace) -> dict[str, Wire]:
     run("sysctl", "-qw", "net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1")
     run("sysctl", "-qw", *(f"net.ipv4.conf.{name}.rp_filter=0" for name in ("all", "default", *LINKS)))
     _settle_in(guest)
-    return {d: FarEnd(d, f"{d}-far", guest if d == "guest" else router) for d in LINKS}
 
 
 def _settle_in(guest: Namespace) -> None:

@@ -14,6 +14,7 @@ import socket
 import struct
 import time
 from collections.abc import Callable, Collection, Mapping
+from contextlib import ExitStack
 from typing import Final, Protocol, TypeVar
 
 from tests import enclosure
@@ -57,12 +58,12 @@ def inside(where: Namespace, make: Callable[[], T]) -> T:
 
 
 class FarEnd:
-    """The other end of a link of the host's; `where` it stands."""
+    """The other end of a link of the host's; `where` it stands. What it opens goes with `stack`."""
 
-    def __init__(self, device: str, far: str, where: Namespace) -> None:
+    def __init__(self, stack: ExitStack, device: str, far: str, where: Namespace) -> None:
         self._device = device
-        self._tap = inside(where, lambda: _packets(_ETH_P_ALL, far))
-        self._mouth = _packets(0)
+        self._tap = stack.enter_context(inside(where, lambda: _packets(_ETH_P_ALL, far)))
+        self._mouth = stack.enter_context(_packets(0))
 
     def fileno(self) -> int:
         return self._tap.fileno()
@@ -88,11 +89,11 @@ class FarEnd:
 class Descriptor:
     """A tunnel's, without anything before a packet. Where the device has no carrier nothing comes."""
 
-    def __init__(self, fd: int, device: str, carrier: bool) -> None:
+    def __init__(self, stack: ExitStack, fd: int, device: str, carrier: bool) -> None:
         self._fd = fd
         self._device = device
         self._carrier = carrier
-        self._mouth = _packets(0)
+        self._mouth = stack.enter_context(_packets(0))
 
     def fileno(self) -> int:
         return self._fd

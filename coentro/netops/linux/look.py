@@ -7,7 +7,7 @@ else's, even in our table or on our device. For one worker thread.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from attrs import frozen
@@ -81,9 +81,13 @@ def read(
     return Found(found, ours)
 
 
-def table_is_empty(netlink: Netlink, number: int) -> bool:
-    """Whether no route of anyone stands in it."""
-    return not any(host.routes(netlink, family, number) for family in FAMILIES)
+def free_slot(netlink: Netlink, ranges: Ranges, taken: Collection[int]) -> int | None:
+    """The first slot that is not taken and in whose table no route of anyone stands."""
+    for slot in range(ranges.slots):
+        number = ranges.table(slot)
+        if slot not in taken and not any(host.routes(netlink, family, number) for family in FAMILIES):
+            return slot
+    return None
 
 
 def _devices(links: list[HostLink], known: Mapping[str, Device], everything: bool) -> dict[str, Device]:

@@ -7,13 +7,15 @@ really done there; everything else is read whenever it is asked for.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
-from contextlib import ExitStack
+import logging
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from errno import EIO, errorcode
 from typing import Any, Final, TypeVar
 
 import trio
 
-from coentro.errors import Limit
+from coentro.errors import Kernel, Limit
 from coentro.model import Spec, TunnelId
 from coentro.netops.interface import (
     Described,
@@ -31,14 +33,16 @@ from coentro.netops.interface import (
 from coentro.netops.linux import host, look, survey, words
 from coentro.netops.linux.apply import ALIAS, Applier, is_ours
 from coentro.netops.linux.desired import Link, Ranges, Up, want
+from coentro.netops.linux.framing import Malformed
 from coentro.netops.linux.monitor import LinkChange, Monitor
-from coentro.netops.linux.netlink import RECEIVE_BYTES, Netlink
+from coentro.netops.linux.netlink import RECEIVE_BYTES, Netlink, Overrun
 from coentro.netops.linux.transaction import Transaction
 from coentro.netops.linux.tun import PACKET_INFO_BYTES, VNET_HDR_BYTES
 from coentro.networks import Family
 from coentro.plan import Change, State, applied
 
 T = TypeVar("T")
+log = logging.getLogger("coentro.netops")
 
 _RANGES: Final = Ranges()
 
@@ -72,7 +76,12 @@ class LinuxNetwork:
     async def look(self, *, everything: bool = False) -> Host:
         async with self._changing:
             found = await self._act(
-                look.read, self._ranges, dict(self._applier.devices), self._remembered, everything
+                "read the host",
+                look.read,
+                self._ranges,
+                dict(self._applier.devices),
+                self._remembered,
+                everything,
             )
             # Descriptors may have been released meanwhile: of these the newer word counts.
             now = self._applier.devices
@@ -80,14 +89,12 @@ class LinuxNetwork:
             self._remembered = dict(found.host.state)
         return found.host
 
-    def free_slot(self, host: Host, used: Collection[int]) -> int:
-        with Netlink() as netlink:
-            for slot in range(self._ranges.slots):
-                if slot in host.taken_slots or slot in used:
-                    continue
-                if look.table_is_empty(netlink, self._ranges.table(slot)):
-                    return slot
-        raise Limit(f"all {self._ranges.slots} of the host's routing tables for tunnels are in use")
+    async def free_slot(self, host: Host, used: Collection[int]) -> int:
+        taken = host.taken_slots.union(used)
+        slot = await self._read("look for a free table", look.free_slot, self._ranges, taken)
+        if slot is None:
+            raise Limit(f"all {self._ranges.slots} of the host's routing tables for tunnels are in use")
+        return slot
 
     def want(self, host: Host, tunnels: Sequence[Wanted]) -> State:
         return want(self._ranges, host.onlink, tunnels)
@@ -114,7 +121,7 @@ class LinuxNetwork:
         return PACKET_INFO_BYTES * options.packet_info + VNET_HDR_BYTES * options.vnet_hdr
 
     async def stats(self) -> Mapping[TunnelId, Stats]:
-        by_index = {link.index: link.stats for link in await self._read(host.links)}
+        by_index = {link.index: link.stats for link in await self._read("list the devices", host.links)}
         return {
             TunnelId(tunnel): by_index[device.index]
             for tunnel, device in self._applier.devices.items()
@@ -123,16 +130,18 @@ class LinuxNetwork:
 
     async def routes(self, families: Sequence[Family]) -> list[HostRoute]:
         indexes = {tunnel: device.index for tunnel, device in self._applier.devices.items()}
-        return await self._read(survey.routes, families, survey.tables(self._remembered), indexes)
+        return await self._read(
+            "list the routes", survey.routes, families, survey.tables(self._remembered), indexes
+        )
 
     async def lookup(self, address: bytes) -> Lookup:
-        return await self._read(survey.lookup, address, survey.tables(self._remembered))
+        return await self._read("look a route up", survey.lookup, address, survey.tables(self._remembered))
 
     async def interfaces(self) -> list[Interface]:
-        return await self._read(survey.interfaces)
+        return await self._read("list the interfaces", survey.interfaces)
 
     async def status(self) -> NetworkStatus:
-        return await self._read(survey.status)
+        return await self._read("read the default routes", survey.status)
 
     async def events(self) -> AsyncIterator[NetworkEvent]:
         async for change in self._monitor:
@@ -141,7 +150,12 @@ class LinuxNetwork:
                 if event is not None:
                     yield event
                 continue
-            there = {link.index for link in await self._read(host.links)}
+            try:
+                there = {link.index for link in await self._read("list the devices", host.links)}
+            except Kernel as fault:
+                # A hint that can't be followed now: the next change of any tunnel looks again.
+                log.error("events of devices were lost, and they can't be listed: %s", fault)
+                continue
             for tunnel, device in dict(self._applier.devices).items():
                 if device.index not in there:
                     yield NetworkEvent("link-gone", TunnelId(tunnel))
@@ -176,8 +190,22 @@ class LinuxNetwork:
     def _remember(self, change: Change) -> None:
         self._remembered = applied(self._remembered, [change])
 
-    async def _act(self, function: Callable[..., T], *args: Any) -> T:
-        return await trio.to_thread.run_sync(function, self._netlink, *args, limiter=self._acting)
+    async def _act(self, what: str, function: Callable[..., T], *args: Any) -> T:
+        with _told(what):
+            return await trio.to_thread.run_sync(function, self._netlink, *args, limiter=self._acting)
 
-    async def _read(self, function: Callable[..., T], *args: Any) -> T:
-        return await trio.to_thread.run_sync(function, self._reader, *args, limiter=self._reading)
+    async def _read(self, what: str, function: Callable[..., T], *args: Any) -> T:
+        with _told(what):
+            return await trio.to_thread.run_sync(function, self._reader, *args, limiter=self._reading)
+
+
+@contextmanager
+def _told(what: str) -> Iterator[None]:
+    """Foreign exceptions end here: what the system does not let us read is told as Kernel."""
+    try:
+        yield
+    except OSError as fault:
+        name = errorcode.get(fault.errno or EIO, "EIO")
+        raise Kernel(f"could not {what}: {fault.strerror or fault}", errno=name, op=what) from fault
+    except (Overrun, Malformed) as fault:
+        raise Kernel(f"could not {what}: {fault}", errno="ENOBUFS", op=what) from fault
