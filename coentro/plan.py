@@ -1,8 +1,9 @@
 """The pure difference between what shall be and what is: ordered changes with their undo.
 
-A state maps keys to values. What a key stands for (a link, an address, a table's routes, a
-rule) is the platform's business; this module knows only in what order kinds are put up
-(`rank`), what vanishes together with a link, and what a change of a link would sweep away.
+A state maps keys to values, in an order that counts among keys of one rank. What a key stands
+for (a link, an address, a table's routes, a rule) is the platform's business; this module knows
+only in what order kinds are put up (`rank`), what vanishes together with a link, and what a
+change of a link would sweep away.
 Tables of routes are one object whose value is `Packed`, so that 100,000 routes are one change.
 
 The idea is tailscale's router.Set: say everything that shall be and let a diff find the work.
@@ -123,7 +124,7 @@ def diff(shall: State, has: State) -> list[Change]:
     before and put back after.
     """
     changes, has = _park(shall, dict(has))
-    up = sorted({*shall, *has}, key=_order)
+    up = sorted(dict.fromkeys([*shall, *has]), key=_rank)
     for key in up:
         changes += _toward(key, has.get(key), shall.get(key))
     down = [
@@ -196,8 +197,9 @@ def _drop_link(state: dict[Any, Value], link: str | None) -> None:
             state[key] = left
 
 
-def _order(key: Any) -> tuple[int, str]:
-    return key.rank, repr(key)
+def _rank(key: Any) -> int:
+    """Within a rank the order of the states stays: of two addresses the first becomes the source."""
+    return int(key.rank)
 
 
 def _park(shall: State, has: dict[Any, Value]) -> tuple[list[Change], dict[Any, Value]]:
@@ -205,12 +207,12 @@ def _park(shall: State, has: dict[Any, Value]) -> tuple[list[Change], dict[Any, 
     changes: list[Change] = []
     disrupted = [
         key
-        for key in sorted(has, key=_order)
+        for key in sorted(has, key=_rank)
         if key.is_link and key in shall and key.disrupts(has[key], shall[key])
     ]
     for device in disrupted:
-        hanging = [k for k in has if k.link == device.link and not k.is_link]
-        for key in sorted(hanging, key=_order, reverse=True):
+        hanging = sorted((k for k in has if k.link == device.link and not k.is_link), key=_rank)
+        for key in reversed(hanging):
             stand_in = key.parked(has[key])
             if stand_in == has[key]:
                 continue

@@ -21,9 +21,9 @@ import tempfile
 import time
 import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any, Final, NoReturn
+from typing import Any, Final, Literal, NoReturn
 
 import pytest
 from _pytest.runner import runtestprotocol
@@ -86,6 +86,13 @@ def skipped(item: pytest.Item, reason: str) -> pytest.TestReport:
     )
 
 
+def failed(
+    item: pytest.Item, why: str, seconds: float = 0.0, sections: Sequence[tuple[str, str]] = ()
+) -> pytest.TestReport:
+    marks: dict[str, Literal[1]] = dict.fromkeys(item.keywords, 1)
+    return pytest.TestReport(item.nodeid, item.location, marks, "failed", why, "call", sections, seconds)
+
+
 def _died(item: pytest.Item, why: str, seconds: float) -> pytest.TestReport:
     """A failure with what the test had printed: its capture file is ours as well."""
     sections = []
@@ -93,16 +100,7 @@ def _died(item: pytest.Item, why: str, seconds: float) -> pytest.TestReport:
     if capture is not None and capture.is_globally_capturing():
         output = capture.read_global_capture()
         sections = [(f"Captured {n}", t) for n, t in (("stdout", output.out), ("stderr", output.err)) if t]
-    return pytest.TestReport(
-        item.nodeid,
-        item.location,
-        dict.fromkeys(item.keywords, 1),
-        "failed",
-        f"the test's process ended: {why}",
-        "call",
-        sections,
-        seconds,
-    )
+    return failed(item, f"the test's process ended: {why}", seconds, sections)
 
 
 def _death(ended: int | None, messages: list[Message]) -> str:

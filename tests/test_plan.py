@@ -109,7 +109,7 @@ def possible(state: Mapping[Any, Any]) -> dict[Any, Any]:
     for key in list(result):
         if isinstance(key, Address) and key.family == 6 and not usable(result, key.tunnel, 6):
             del result[key]
-        if isinstance(key, Table) and not usable(result, key.tunnel, key.family):
+        if isinstance(key, Table) and not carries(result, key.tunnel, key.family):
             left = key.left_by_link(result[key])
             if left is None:
                 del result[key]
@@ -119,9 +119,15 @@ def possible(state: Mapping[Any, Any]) -> dict[Any, Any]:
 
 
 def usable(state: Mapping[Any, Any], tunnel: str | None, family: int) -> bool:
-    """Whether the device takes routes of the family."""
+    """Whether the device is up and has the family."""
     assert tunnel is not None
     return Up(tunnel) in state and (family == 4 or Ipv6(tunnel) in state)
+
+
+def carries(state: Mapping[Any, Any], tunnel: str | None, family: int) -> bool:
+    """Whether the device has routes: with its last IPv4 address all of that family go."""
+    addressed = any(isinstance(k, Address) and (k.tunnel, k.family) == (tunnel, 4) for k in state)
+    return usable(state, tunnel, family) and (family == 6 or addressed)
 
 
 class Refused(Exception):
@@ -290,3 +296,15 @@ def test_the_number_of_a_table_is_its_identity() -> None:
 def test_only_the_mtu_of_a_link_is_compared() -> None:
     assert LinkSettings(1420) == LinkSettings(1420, queues=4, vnet_hdr=True)
     assert LinkSettings(1420) != LinkSettings(1421)
+
+
+def test_of_one_rank_the_first_wanted_comes_first_and_comes_back_first() -> None:
+    addresses = tuple(map(InterfaceAddress.parse, ("10.9.0.9/24", "10.9.0.2/24", "fd00::9/64", "fd00::2/64")))
+    shall = want(RANGES, Networks(), [Wanted(TunnelId("t0"), 0, Spec(addresses=addresses))])
+    made = [c.key.address for c in diff(shall, {}) if isinstance(c.key, Address)]
+    assert made == [a.address for a in addresses]
+    has = applied({}, diff(shall, {}))
+    slower = Spec(addresses=addresses[:2], mtu=1200)
+    changes = diff(want(RANGES, Networks(), [Wanted(TunnelId("t0"), 0, slower)]), has)
+    back = applied(applied(has, changes), undo(changes))
+    assert [k for k in back if isinstance(k, Address)] == [k for k in has if isinstance(k, Address)]

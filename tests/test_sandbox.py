@@ -25,8 +25,10 @@ def inner(pytester: pytest.Pytester) -> pytest.Pytester:
     return pytester
 
 
-def _run(inner: pytest.Pytester, source: str) -> pytest.RunResult:
-    inner.makepyfile("import os, signal, subprocess, pytest\npytestmark = pytest.mark.netns\n" + source)
+def _run(
+    inner: pytest.Pytester, source: str, mark: str = "pytestmark = pytest.mark.netns"
+) -> pytest.RunResult:
+    inner.makepyfile(f"import os, signal, subprocess, pytest\n{mark}\n{source}")
     result = inner.runpytest_subprocess("-rs", timeout=30)
     if "no namespaces here" in result.stdout.str():
         pytest.skip("no namespaces here: run as root, or allow user namespaces")
@@ -99,9 +101,9 @@ def test_teardown(broken):
 
 
 def test_wide_fixtures_are_made_anew_on_both_sides(inner: pytest.Pytester) -> None:
-    inner.makepyfile(
+    result = _run(
+        inner,
         """
-import os, pytest
 @pytest.fixture(scope="module")
 def owner():
     pid = os.getpid()
@@ -114,9 +116,10 @@ def test_inside(owner):
     assert owner == os.getpid()
 def test_outside_again(owner):
     assert owner == os.getpid()
-"""
+""",
+        mark="",
     )
-    inner.runpytest_subprocess(timeout=30).assert_outcomes(passed=3)
+    result.assert_outcomes(passed=3)
 
 
 def test_helpers_refuse_to_work_on_the_machine_itself() -> None:

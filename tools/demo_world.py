@@ -77,6 +77,7 @@ def run(*argv: str, check: bool = True, stdin: str | None = None) -> str:
 
 def build() -> None:
     """This namespace is the client's host; the router and the server get their own."""
+    os.umask(0o022)  # what lies here is for the client's user as well
     # Over /run, so that ip-netns(8) needs nothing of the machine's.
     run("mount", "-t", "tmpfs", "-o", "mode=755", "demo", "/run")
     PLACE.mkdir()
@@ -136,21 +137,25 @@ def check_tun() -> None:
 
 def somebody(uids: str) -> tuple[Who, str]:
     """Who the client is, and the Python that this somebody can run."""
-    pythons = [sys.executable, os.path.realpath(sys.executable), "/usr/bin/python3"]
-    if uids != "one":
-        entry = _unprivileged()
-        prefix = ("setpriv", f"--reuid={entry.pw_uid}", f"--regid={entry.pw_gid}", "--clear-groups",
-                  "--inh-caps=-all", "--bounding-set=-all", *_AFRESH)  # fmt: skip
-        who = Who(entry.pw_uid, f"as {entry.pw_name} (uid {entry.pw_uid})", prefix)
-        for python in pythons:
-            if _runs(who, python):
-                return who, python
-        why = f"{entry.pw_name} can run no Python here: they lie below a directory that is root's alone"
-    else:
+    drop = (
+        "setpriv", "--no-new-privs", "--inh-caps=-all", "--ambient-caps=-all", "--bounding-set=-all", *_AFRESH
+    )  # fmt: skip
+    said = "with all capabilities dropped"
+    if uids == "one":
         why = "this user namespace has but one uid (newuidmap or /etc/subuid is missing)"
-    drop = ("setpriv", "--no-new-privs", "--inh-caps=-all", "--ambient-caps=-all",
-            "--bounding-set=-all", *_AFRESH)  # fmt: skip
-    return Who(0, "with all capabilities dropped", drop, why), sys.executable
+        return Who(0, said, drop, why), sys.executable
+    entry = _unprivileged()
+    prefix = (
+        "setpriv", f"--reuid={entry.pw_uid}", f"--regid={entry.pw_gid}", "--clear-groups",
+        "--inh-caps=-all", "--bounding-set=-all", *_AFRESH,
+    )  # fmt: skip
+    who = Who(entry.pw_uid, f"as {entry.pw_name} (uid {entry.pw_uid})", prefix)
+    for python in (sys.executable, os.path.realpath(sys.executable), "/usr/bin/python3"):
+        if _runs(who, python):
+            return who, python
+    why = f"{entry.pw_name} can run no Python here: they lie below a directory that is root's alone"
+    # In a user namespace of its own, where coentroctl finds one uid and nobody to become.
+    return Who(0, said, ("unshare", "--user", "--map-root-user", *drop), why), sys.executable
 
 
 def _unprivileged() -> pwd.struct_passwd:

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Final, NamedTuple
 
 FALLBACK: Final = "nobody"
+_SET_IDS: Final = 1 << 6 | 1 << 7  # CAP_SETGID and CAP_SETUID, linux/capability.h
 
 
 class Unfit(Exception):
@@ -42,6 +43,8 @@ def choose(user: str | None, environ: Mapping[str, str]) -> Identity:
     if entry.pw_uid == 0:
         raise Unfit("a command of `run` never runs as root; name another user with --user")
     if _reachable(entry):
+        if (able := permitted_capabilities()) is not None and able & _SET_IDS != _SET_IDS:
+            raise Unfit(f"root without CAP_SETUID and CAP_SETGID can't become {entry.pw_name}")
         groups = tuple(os.getgrouplist(entry.pw_name, entry.pw_gid))
         said = f"the command runs as {entry.pw_name} (uid {entry.pw_uid}), without capabilities"
         home = entry.pw_dir
@@ -106,13 +109,13 @@ def _mapped(path: str, id_: int) -> bool:
     return any(first <= id_ < first + length for first, _, length in ranges)
 
 
-def permitted_capabilities() -> int:
-    """The process's permitted capabilities as a bit set; 0 where there are none (capabilities(7))."""
+def permitted_capabilities() -> int | None:
+    """The process's permitted capabilities as a bit set; None where the system has no such thing."""
     try:
         with open("/proc/self/status") as file:
-            return next((int(line.split()[1], 16) for line in file if line.startswith("CapPrm:")), 0)
+            return next((int(line.split()[1], 16) for line in file if line.startswith("CapPrm:")), None)
     except FileNotFoundError:
-        return 0
+        return None
 
 
 def environment(identity: Identity, environ: Mapping[str, str]) -> dict[str, str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
+import resource
 import select
 import socket
 from typing import TYPE_CHECKING, Final
@@ -29,6 +30,7 @@ log = logging.getLogger("coentro.acceptor")
 REFUSED_S: Final = 1.0  # how long a refused peer may take to read why
 LOOK_S: Final = 0.05
 MOST_REFUSED: Final = 64  # at a time; beyond that they get the line and no time
+RESERVE: Final = 128  # descriptors that connections leave to tunnels, to undoing them and to refusals
 BACK_OFF_S: Final = 0.1
 MINUTE_S: Final = 60.0
 _SHORT: Final = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS}
@@ -73,7 +75,7 @@ class Acceptor:
                 user = await self._user(credentials.uid)
                 try:
                     # Without a wait between this and the peer's being counted.
-                    self._room(credentials)
+                    self._room(sock, credentials)
                 except Limit as limit:
                     await self._refuse(sock, limit)
                     return
@@ -92,7 +94,7 @@ class Acceptor:
             self._daemon.users[uid] = await trio.to_thread.run_sync(user_name, uid)
         return self._daemon.users[uid]
 
-    def _room(self, credentials: Credentials) -> None:
+    def _room(self, sock: socket.socket, credentials: Credentials) -> None:
         limits, peers = self._daemon.config.limits, self._daemon.peers
         if len(peers) >= limits.connections:
             raise Limit(f"all {limits.connections} connections are in use", retry_after_s=1)
@@ -100,6 +102,10 @@ class Acceptor:
         if credentials.uid != 0 and mine >= limits.connections_per_uid:
             most = limits.connections_per_uid
             raise Limit(f"all {most} connections of your uid are in use", retry_after_s=1)
+        # The kernel gives the lowest number that is free (open(2)), so at least as many are in use.
+        most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if sock.fileno() >= most - min(RESERVE, most // 2):
+            raise Limit("the helper has no descriptors left for connections", retry_after_s=1)
 
     async def _not_admitted(self, sock: socket.socket, credentials: Credentials) -> None:
         user = await self._user(credentials.uid)

@@ -69,6 +69,9 @@ class Daemon:
         listening = self.listening.problems if self.listening else ()
         return [*listening, *(f"[access] or [scopes] names {m}: there is none" for m in self.access.missing)]
 
+    def knows(self, method: str) -> bool:
+        return method in METHODS
+
     def changes(self, method: str) -> bool:
         """Whether the method takes a turn among the changes."""
         return METHODS[method].changes
@@ -115,21 +118,34 @@ class Daemon:
         self._stop.set()
 
     async def _hear(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Hear signals until cancelled: TERM and INT stop, HUP reloads."""
+        """Hear signals until cancelled: TERM and INT stop, HUP reloads. From then on they do nothing."""
         heard = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
-        with trio.open_signal_receiver(*heard) as signals:
-            task_status.started()
-            async for number in signals:
-                if number == signal.SIGHUP:
-                    try:
-                        await self.reload()
-                    except ConfigError as fault:
-                        log.error("the old configuration stays: %s", fault)
-                elif number == signal.SIGUSR1:
-                    log.warning("handing over (SIGUSR1) is not in this version: nothing is done")
-                else:
-                    log.info("stopping on %s", signal.Signals(number).name)
-                    self.stop()
+        # trio gives back at the end what was there before, and to that whatever came too late. One more
+        # signal after the last undo must not turn exit 0 into a death by it.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, heard)
+        for each in heard:
+            signal.signal(each, _late)
+        try:
+            with trio.open_signal_receiver(*heard) as signals:
+                signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+                task_status.started()
+                async for number in signals:
+                    await self._on(number)
+        finally:
+            for each in heard:
+                signal.signal(each, signal.SIG_IGN)  # the one handler that outlives the interpreter
+
+    async def _on(self, number: int) -> None:
+        if number == signal.SIGHUP:
+            try:
+                await self.reload()
+            except ConfigError as fault:
+                log.error("the old configuration stays: %s", fault)
+        elif number == signal.SIGUSR1:
+            log.warning("handing over (SIGUSR1) is not in this version: nothing is done")
+        else:
+            log.info("stopping on %s", signal.Signals(number).name)
+            self.stop()
 
     async def reload(self) -> list[str]:
         """Read the configuration again; the old one stays if the new one is bad.
@@ -171,3 +187,7 @@ class Daemon:
     def _rate(self) -> Rate:
         limits = self.config.limits
         return Rate.of(limits.requests_per_s, limits.burst, trio.current_time)
+
+
+def _late(number: int, frame: object) -> None:
+    """All is undone already."""

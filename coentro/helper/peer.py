@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from errno import errorcode
 from itertools import count
 from math import inf
+from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final
 
 import trio
@@ -41,17 +42,19 @@ log = logging.getLogger("coentro.peer")
 READ: Final = 1 << 16
 LARGE: Final = 1 << 16  # bytes of a line that is parsed in a worker thread
 PARTIAL_S: Final = 10.0
-FAIR: Final = 32  # reads in a row before other tasks get their turn
+SHARE_S: Final = 0.005  # how long one peer is served before the others get their turn
 MOST_FDS: Final = 64  # of one line
 
 
 @frozen
 class Answer:
-    """A result with what goes with it: descriptors, and what its delivery means."""
+    """A result with what goes with it: descriptors, and what its delivery or its lack means."""
 
     result: dict[str, Any]
     fds: tuple[int, ...] = ()
     sent: Callable[[], None] | None = None
+    unsent: Callable[[], None] | None = None
+    """Called when an error has to be answered instead, since the descriptors can't go."""
 
 
 @frozen
@@ -89,11 +92,14 @@ class Reply:
                 continue
             id_, outcome = part
             if isinstance(outcome, Answer):
+                unsent = outcome.unsent
                 outcome, copies = self._with_fds(outcome, len(fds))
                 fds += copies
                 if isinstance(outcome, Answer):
                     calls += [outcome.sent] if outcome.sent is not None else []
                     outcome = outcome.result
+                elif unsent is not None:
+                    unsent()
             if isinstance(outcome, CoentroError):
                 texts.append(jsonrpc.error_line(id_, outcome))
             else:
@@ -106,8 +112,7 @@ class Reply:
         """The answer with its descriptors copied and numbered over the line, or why not.
 
         They are copied since the tunnel may go, and the numbers be given to other files,
-        before the line is sent. Where that fails `sent` is never called: the tunnel counts
-        as not delivered and goes with its connection.
+        before the line is sent.
         """
         if before + len(answer.fds) > MOST_FDS:
             return Limit(f"the answers of one line carry at most {MOST_FDS} descriptors"), []
@@ -147,6 +152,7 @@ class Peer:
         self.outbox = Outbox(sock, lambda n: jsonrpc.join([jsonrpc.event_line(daemon.events.lost(n))], False))
         self._missed: list[dict[str, Any]] = []
         self._under_way = 0
+        self._share_began = 0.0
         self._idle = trio.Event()
         self._scope = trio.CancelScope()
         self._nursery: trio.Nursery | None = None
@@ -190,16 +196,15 @@ class Peer:
     async def _read(self) -> None:
         """Take lines until the peer hangs up or can't be trusted to speak the protocol."""
         try:
-            for turn in count(1):
-                await self.outbox.drained(below=QUEUED)
-                if turn % FAIR == 0:
-                    await trio.lowlevel.checkpoint()
+            while True:
+                await self._share()
                 data = await self._receive()
                 if not data:
                     break
                 whole, fault = self._split(data)
                 for line in whole:
                     await self._take(line)
+                    await self._share()
                 self.outbox.flush()
                 if fault is not None:
                     raise fault
@@ -216,6 +221,18 @@ class Peer:
         if not self._hung_up():
             await self.outbox.drained()
 
+    async def _share(self) -> None:
+        """Let this peer's answers be taken and the other peers be served, however much it asks.
+
+        Where the socket always has more to read nothing else would ever wait.
+        """
+        if self.outbox.full:
+            self.outbox.flush()
+            await self.outbox.drained(below=QUEUED)
+        if perf_counter() - self._share_began > SHARE_S:
+            await trio.lowlevel.checkpoint()
+            self._share_began = perf_counter()
+
     async def _receive(self) -> bytes:
         """The next bytes, b"" at the end. Errors: ParseError, OSError."""
         while True:
@@ -228,6 +245,7 @@ class Peer:
                 if deadline.cancelled_caught:
                     text = f"{PARTIAL_S:g} s without a byte in the middle of a line"
                     raise ParseError(text, fatal=True) from None
+                self._share_began = perf_counter()
                 continue
             if fds or truncated:
                 for fd in fds:
@@ -287,6 +305,9 @@ class Peer:
 
     def _now(self, call: Call, size: int) -> Any:
         try:
+            if not self._daemon.knows(call.method):
+                # Looking for the nearest name costs more than most methods do.
+                self._daemon.rate.take(self.credentials.uid)
             return self._daemon.dispatcher.call_now(Request(self, size), call)
         except CoentroError as fault:
             return fault

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import trio
-from attrs import fields
+from attrs import evolve, fields
 
 from coentro.errors import InvalidParams
 from coentro.helper.peer import LARGE, Answer, Request
@@ -33,7 +33,11 @@ async def create(daemon: Daemon, request: Request, tree: dict[str, Any]) -> Answ
     assert request.turn is not None  # the method table says that it changes
     tunnel = await daemon.manager.create(peer.actor, spec, peer, request.turn)
     info = await daemon.manager.info(tunnel, lease=True)
-    return _with_fds(tunnel, info)
+
+    def unsent() -> None:
+        daemon.manager.undelivered(tunnel)
+
+    return evolve(_with_fds(tunnel, info), unsent=unsent)
 
 
 async def attach(daemon: Daemon, request: Request, params: Attach) -> Answer:
@@ -97,13 +101,14 @@ async def plan(daemon: Daemon, request: Request, tree: dict[str, Any]) -> dict[s
     peer, manager = request.peer, daemon.manager
     tunnel: Tunnel | None = None
     named: frozenset[Family] = frozenset()
-    if "id" in tree:
+    if tree.get("id") is not None:
         id_, patch = _target(tree)
         named = _named(patch)
         tunnel = manager.find(peer.actor, id_)
         spec = await decoded(request, _amend, tunnel.spec, patch)
     else:
-        spec = await decoded(request, decode, tree, Spec)
+        whole = {name: value for name, value in tree.items() if name != "id"}
+        spec = await decoded(request, decode, whole, Spec)
     daemon.access.allow(spec, peer.scopes)
     changes, conflicts = await manager.plan(peer.actor, spec, tunnel, named)
     groups: dict[tuple[str, str], tuple[int, list[str]]] = {}

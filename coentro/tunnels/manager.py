@@ -211,6 +211,13 @@ class Manager:
                 why = "its client's connection ended" if taken else "its answer was not taken"
                 self._nursery.start_soon(self._abandoned, tunnel, why, self.turns.take(), None)
 
+    def undelivered(self, tunnel: Tunnel) -> None:
+        """The answer to the create could not be sent: the tunnel goes, as nobody has its lease."""
+        tunnel.lease.holder = None
+        self._nursery.start_soon(
+            self._abandoned, tunnel, "its answer could not be sent", self.turns.take(), tunnel.ends_at
+        )
+
     async def lost(self, event: NetworkEvent) -> None:
         """The system says that a tunnel's device is gone: end the tunnel if it really is."""
         tunnel = self._tunnels.get(event.tunnel) if event.tunnel else None

@@ -181,6 +181,19 @@ def test_a_command_that_can_not_be_started_leaves_the_host_as_it_was(
     assert _json(helper, "tunnel", "list") == {"tunnels": []}
 
 
+def test_coentroctl_keeps_no_descriptor_of_the_device(helper: Helper, profile: str) -> None:
+    code = 'trap "echo told" HUP; echo ready; while :; do sleep 0.05; done'
+    program = ctl(str(helper.socket), "run", profile, "--", "sh", "-c", code)
+    assert program.stdout is not None
+    program.stdout.readline()
+    program.send_signal(signal.SIGHUP)  # once this has been handed on, the start is over
+    assert program.stdout.readline() == "told\n"
+    held = [str(fd.readlink()) for fd in Path(f"/proc/{program.pid}/fd").iterdir()]
+    assert "/dev/net/tun" not in held
+    program.terminate()
+    program.communicate(timeout=WAIT_S)
+
+
 def test_a_killed_run_takes_command_and_tunnel_with_it(helper: Helper, profile: str) -> None:
     before = host_state()
     with Client(str(helper.socket)) as client:

@@ -100,7 +100,7 @@ def test_a_socket_that_may_not_be_opened_is_4_with_the_command_that_helps(
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 4
     err = capfd.readouterr().err
     assert str(path) in err
-    assert "coentrovpn" in err
+    assert "sudo" in err
 
 
 def test_what_the_helper_refuses_is_1_with_each_conflict(tmp_path: Path) -> None:

@@ -132,6 +132,43 @@ def test_a_signal_goes_to_the_command_and_the_tunnel_ends_with_it(
     assert _methods(script)[-1] == "tunnel.destroy"
 
 
+def test_a_signal_that_nohup_ignores_stays_ignored(script: Script) -> None:
+    program = subprocess.Popen(
+        ["nohup", *ctl_argv(script), "run", _profile(script), "--",
+         "sh", "-c", 'trap "exit 6" TERM; echo ready; while :; do sleep 0.05; done'],
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd=PROJECT,
+    )  # fmt: skip
+    assert program.stdout is not None
+    with program.stdout:
+        assert program.stdout.readline() == b"ready\n"
+        program.send_signal(signal.SIGHUP)
+        program.terminate()
+    # A forwarded SIGHUP would have ended it: 129.
+    assert program.wait(WAIT_S) == 6
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="setsid(1) is util-linux's")
+def test_a_ctrl_c_in_the_terminal_is_not_sent_a_second_time(script: Script) -> None:
+    ours, theirs = os.openpty()
+    # In a session of its own the command does not have the terminal's, so it would only see a second one.
+    code = 'trap "echo int" INT; trap "exit 6" TERM; echo ready; while :; do sleep 0.05; done'
+    program = subprocess.Popen(
+        ["setsid", "--ctty", *ctl_argv(script), "run", _profile(script), "--", "setsid", "sh", "-c", code],
+        stdin=theirs, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd=PROJECT,
+    )  # fmt: skip
+    os.close(theirs)
+    assert program.stdout is not None
+    with program.stdout:
+        assert program.stdout.readline() == b"ready\n"
+        os.write(ours, b"\x03")
+        # The terminal echoes it once it has sent the signal (n_tty.c), so the next one comes after it.
+        assert os.read(ours, 2) == b"^C"
+        program.terminate()
+        assert program.stdout.read() == b""
+    assert program.wait(WAIT_S) == 6
+    os.close(ours)
+
+
 def test_a_command_whose_tunnel_goes_down_is_told_to_end(script: Script) -> None:
     program, pid = _shell(script, 'trap "exit 9" TERM; echo $$; while :; do sleep 0.05; done')
     script.peers[-1].event("tunnel.down", id=TUNNEL["id"], name="office", why="destroyed", left=[])
@@ -143,13 +180,12 @@ def test_a_command_whose_tunnel_goes_down_is_told_to_end(script: Script) -> None
 
 
 def test_another_tunnels_end_is_none_of_the_commands(script: Script) -> None:
-    program, _ = _shell(
-        script, 'trap "exit 9" TERM; trap "exit 4" HUP; echo ready; while :; do sleep 0.05; done'
-    )
-    script.peers[-1].event("tunnel.down", id="another", name="other", why="destroyed", left=[])
-    program.send_signal(signal.SIGHUP)
-    program.communicate(timeout=WAIT_S)
-    assert program.returncode == 4
+    program, _ = _shell(script, "echo ready; exec sleep 100")
+    script.peers[-1].event("tunnel.down", id="another", name="other", why="the other one went", left=[])
+    script.peers[-1].event("tunnel.down", id=TUNNEL["id"], name="office", why="this one went", left=[])
+    _, err = program.communicate(timeout=WAIT_S)
+    assert "the other one went" not in err
+    assert "this one went" in err
 
 
 def test_a_command_that_stays_without_its_tunnel_is_killed(script: Script) -> None:

@@ -152,6 +152,15 @@ def _one_uid() -> tuple[str, ...]:
     return _user_namespace("--map-root-user") if os.geteuid() == 0 else ()
 
 
+@linux
+@as_root
+def test_root_that_can_not_change_its_uid_starts_nothing() -> None:
+    within = ("setpriv", "--bounding-set=-setuid", "--inh-caps=-all")
+    done = _start("true", within=within)
+    assert done.returncode == 1
+    assert "root without CAP_SETUID and CAP_SETGID can't become nobody" in done.stderr
+
+
 def test_one_who_is_not_root_stays_who_they_are() -> None:
     own = Identity(1000, 1000, "me", "/", (), change=False, said=None)
     assert environment(own, {"HOME": "/h", "SUDO_UID": "1"}) == {"HOME": "/h"}

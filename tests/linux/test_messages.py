@@ -91,6 +91,7 @@ def test_a_link_is_read_as_written_by_another_library(
         ifinfmsg,
         messages.RTM_NEWLINK,
         index=number,
+        ifi_type=0xFFFE,
         flags=0x1 * up | 0x8 * loopback | 0x10000 * running | 0x1000,
         attrs=[
             ("IFLA_IFNAME", name),
@@ -112,6 +113,7 @@ def test_a_link_is_read_as_written_by_another_library(
         loopback,
         "tun",
         Stats(bytes_in, bytes_out, packets_in, packets_out),
+        hardware=0xFFFE,
     )
 
 

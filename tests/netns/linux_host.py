@@ -7,7 +7,7 @@ import struct
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, Self
 
 import trio
 
@@ -129,7 +129,7 @@ class AfterStep(trio.abc.Instrument):
             self.called = True
             self._call()
 
-    def __enter__(self) -> AfterStep:
+    def __enter__(self) -> Self:
         trio.lowlevel.add_instrument(self)
         return self
 
@@ -140,7 +140,7 @@ class AfterStep(trio.abc.Instrument):
 def checksum(data: bytes) -> int:
     """RFC 1071."""
     data += bytes(len(data) % 2)
-    total = sum(struct.unpack(f"!{len(data) // 2}H", data))
+    total: int = sum(struct.unpack(f"!{len(data) // 2}H", data))
     while total >> 16:
         total = (total >> 16) + (total & 0xFFFF)
     return ~total & 0xFFFF

@@ -12,9 +12,9 @@ import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Any, Final, Self
 
-from attrs import define
+from attrs import define, field
 
 from coentro.client import Client, HelperError
 from coentro.wire.lines import Descriptors, receive
@@ -63,7 +63,7 @@ class Refusal:
 
     code: int = 0
     message: str = ""
-    data: dict[str, Any] = {}
+    data: dict[str, Any] = field(factory=dict)
 
 
 @contextmanager
@@ -80,10 +80,10 @@ def refused(code: int, reason: str | None = None) -> Iterator[Refusal]:
 
 @contextmanager
 def untouched() -> Iterator[None]:
-    """After the block the host is as it was before."""
-    before = host_state()
+    """After the block the host is as it was before; settings of links aside, which come and go with them."""
+    before = host_state(sysctls=False)
     yield
-    assert host_state() == before
+    assert host_state(sysctls=False) == before
 
 
 def eventually(holds: Callable[[], object], what: str) -> None:
@@ -117,7 +117,9 @@ def descriptors(pid: int) -> dict[int, str]:
 class Raw:
     """A connection without a client library, for what no library would do."""
 
-    def __init__(self, helper: Helper, uid: int = 0, gid: int | None = None, groups: Sequence[int] = ()) -> None:
+    def __init__(
+        self, helper: Helper, uid: int = 0, gid: int | None = None, groups: Sequence[int] = ()
+    ) -> None:
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.sock.settimeout(PATIENCE_S)
         with acting_as(uid, gid, groups):
@@ -145,7 +147,7 @@ class Raw:
         self.fds.close()
         self.sock.close()
 
-    def __enter__(self) -> Raw:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -1,14 +1,16 @@
-"""A set of changes is applied whole or not at all: real refusals of the kernel, and cancellations at every step."""
+"""A set of changes is applied whole or not at all: real refusals, a cancel at every step."""
 
 from __future__ import annotations
 
 import fcntl
 import itertools
+import json
 import os
 import re
 import socket
 import struct
 import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -17,15 +19,15 @@ import trio
 from coentro.errors import Kernel
 from coentro.model import Dns, Endpoint, Server, Spec, TunOptions
 from coentro.netops.linux.desired import Link, Table
+from coentro.netops.linux.network import LinuxNetwork
 from coentro.networks import Networks
-from coentro.plan import diff, undo
+from coentro.plan import Change, diff, undo
 from tests import sandbox
+from tests.netns.hostile import hostile
 from tests.netns.linux_host import (
     TABLE,
     AfterStep,
     batch,
-    icmpv6,
-    ipv4,
     lan,
     make,
     many,
@@ -174,8 +176,13 @@ FOREIGN = [
     ),
     (
         "-4",
-        f"rule add pref 10100 table {TABLE} protocol kernel",
-        "rule.add 10100: from all lookup 0x636f0001 (IPv4)",
+        f"route add unreachable default metric 4294967294 table {TABLE}",
+        f"route.add unreachable 0.0.0.0/0 table {TABLE} metric 4294967294",
+    ),
+    (
+        "-4",
+        f"rule add pref 10500 table {TABLE} protocol kernel",
+        "rule.add 10500: from all lookup 0x636f0001 (IPv4)",
     ),
     (
         "-6",
@@ -191,7 +198,7 @@ async def test_what_is_somebody_elses_is_a_refusal_and_stays(family: str, line: 
     what = spec(
         "10.9.0.2/24",
         "fd00:9::2/64",
-        routes=nets("10.1.0.0/16", "2001:db8::/32"),
+        routes=nets("0.0.0.0/0", "10.1.0.0/16", "2001:db8::/32"),
         endpoints=(Endpoint.parse("203.0.113.7"),),
     )
     async with opened() as net:
@@ -205,17 +212,22 @@ async def test_what_is_somebody_elses_is_a_refusal_and_stays(family: str, line: 
         same(before)
 
 
-async def test_of_a_half_applied_bulk_exactly_what_went_in_is_undone() -> None:
+@pytest.mark.parametrize("theirs", ["route add {} dev e0", "route add throw {} protocol kernel"])
+@pytest.mark.parametrize("field", ["routes", "exclude"])
+async def test_of_a_half_applied_bulk_exactly_what_went_in_is_undone(field: str, theirs: str) -> None:
     lan()
-    routes = many(3000)
-    theirs = many_texts(routes)[1500:1503]
+    networks = many(3000)
+    texts = many_texts(networks)
     async with opened() as net:
-        changes = await plan(net, wanted(spec("10.9.0.2/24", routes=routes)))
-        batch(*(f"route add {text} dev e0 table {TABLE}" for text in theirs))
+        await make(net, wanted(SPLIT))
+        fields: dict[str, Any] = {"routes": SPLIT.routes, "endpoints": SPLIT.endpoints, field: networks}
+        changes = await plan(net, wanted(spec("10.9.0.2/24", **fields)))
+        batch(*(f"{theirs.format(text)} table {TABLE}" for text in texts[1500:1503]))
         before = settled()
         with pytest.raises(Kernel) as refused:
             await net.apply(changes)
-        assert refused.value.data["op"] == f"route.add {theirs[0]} dev coentro0 table {TABLE}"
+        assert refused.value.data["errno"] == "EEXIST"
+        assert f" {texts[1500]} " in refused.value.data["op"]
         same(before)
 
 
@@ -292,21 +304,79 @@ async def test_a_device_deleted_by_another_process_at_any_step(what: Spec) -> No
         for steps in itertools.count():
             changes = await plan(net, wanted(what))
             with AfterStep(steps, _delete_link) as hand:
-                try:
-                    await net.apply(changes)
-                    done = True
-                except Kernel as refused:
-                    done = False
-                    assert refused.data["errno"] == "ENODEV"
-                    seen.add(refused.data["op"].split()[0])
-            if done:
+                refusal = await _refusal(net, changes)
+            if refusal is None:
                 # The device went after its last change, or before it was there.
                 await take_down(net)
                 net.release(wanted(what).id)
+            else:
+                assert refusal["errno"] == "ENODEV", refusal
+                seen.add(refusal["op"].split()[0])
             same(before, f"deleted after {steps} steps")
             if not hand.called:
                 break
     assert {"address.add", "link.up", "route.add"} <= seen
+
+
+async def _refusal(net: LinuxNetwork, changes: list[Change]) -> dict[str, Any] | None:
+    try:
+        await net.apply(changes)
+    except Kernel as refused:
+        return refused.data
+    return None
+
+
+APPLIES = """
+import json, os, sys, trio
+from tests.netns.linux_host import opened, plan, wanted
+from tests.netns.test_apply import FULL, _refusal
+
+async def main():
+    async with opened() as net:
+        changes = await plan(net, wanted(FULL))
+        netlink = os.readlink(f"/proc/self/fd/{net._netlink.sock.fileno()}")
+        print(json.dumps([os.getpid(), netlink]), flush=True)
+        sys.stdin.readline()
+        refusal = await _refusal(net, changes)
+        async with opened() as other:
+            print(json.dumps([refusal, len((await other.look(everything=True)).state)]))
+
+trio.run(main)
+"""
+
+
+@pytest.mark.limit(180)
+async def test_a_permission_taken_away_at_any_request() -> None:
+    """seccomp, an LSM, a capability that is lost: one request after the other gets EPERM from strace."""
+    lan()
+    before = settled()
+    refused: list[str] = []
+    for nth in itertools.count(1):
+        refusal, left = _applied_with(f"inject=sendto:error=EPERM:when={nth}")
+        if refusal is None:
+            assert left, "all requests were let through"
+            break
+        same(before, f"refused at request {nth}")
+        assert (refusal["errno"], left) == ("EPERM", 0)
+        refused.append(refusal["op"].split()[0])
+    assert set(refused) == {"link.add", "link.up", "address.add", "route.add", "rule.add"}
+
+
+def _applied_with(injection: str) -> tuple[dict[str, Any] | None, int]:
+    """What a process of its own was refused whose netlink requests strace tampers with, and how
+    many objects it left."""
+    command = [sys.executable, "-P", "-c", APPLIES]
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    env = {**os.environ, "PYTHONPATH": sandbox.PYTHONPATH}
+    with subprocess.Popen(command, text=True, env=env, **pipes) as child:
+        pid, netlink = json.loads(child.stdout.readline())  # type: ignore[union-attr]  # a pipe
+        strace = ["strace", "-f", "-o", "/dev/null", "-P", netlink, "-e", injection, "-p", str(pid)]
+        with subprocess.Popen(strace, text=True, stderr=subprocess.PIPE) as tracer:
+            assert "attached" in tracer.stderr.readline()  # type: ignore[union-attr]  # a pipe
+            out, errors = child.communicate("go\n", timeout=20)
+    assert child.returncode == 0, errors
+    refusal, left = json.loads(out)
+    return refusal, left
 
 
 def _delete_link() -> None:
@@ -505,7 +575,7 @@ async def test_nothing_written_into_the_descriptor_configures_the_host(what: Spe
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as flow:
             flow.bind(("192.168.1.2", 5555))
             flow.connect(("203.0.113.7", 5555))
-            for packet in _hostile():
+            for packet in hostile():
                 os.write(device.fds[0], packet)
             # Netlink and neighbour state of the same namespace are read after: input is done within write(2).
             same(before)
@@ -519,36 +589,6 @@ def _ways() -> str:
     there6 = ("2001:db8:ffff::1", "2001:db8:2::1", "fd00:1::9")
     v4 = [sandbox.run("ip", "route", "get", a).stdout for a in there]
     return "".join(v4 + [sandbox.run("ip", "-6", "route", "get", a).stdout for a in there6])
-
-
-def _hostile() -> list[bytes]:
-    prefix = struct.pack("!BBBBIII", 3, 4, 64, 0xC0, 86400, 86400, 0) + bytes.fromhex(
-        "20010db8066600000000000000000000"
-    )
-    mtu = struct.pack("!BBHI", 5, 1, 0, 1280)
-    advertisement = struct.pack("!BBHBBHII", 134, 0, 0, 64, 0x08, 1800, 0, 0) + prefix + mtu
-    target = bytes.fromhex("fd0000010000000000000000000000ff")
-    endpoint = bytes.fromhex("20010db8ffff00000000000000000001")
-    solicitation = struct.pack("!BBHI", 135, 0, 0, 0) + bytes.fromhex("fd000009000000000000000000000002")
-    neighbour = struct.pack("!BBHI", 136, 0, 0, 0xE0000000) + bytes.fromhex(
-        "fd000001000000000000000000000001"
-    )
-    redirect6 = struct.pack("!BBHI", 137, 0, 0, 0) + target + endpoint
-    inner = ipv4("192.168.1.2", "203.0.113.7", 17, struct.pack("!HHHH", 5555, 5555, 8, 0))
-    redirect = struct.pack("!BBH4B", 5, 1, 0, 192, 168, 1, 66) + inner
-    from tests.netns.linux_host import checksum
-
-    redirect = redirect[:2] + struct.pack("!H", checksum(redirect)) + redirect[4:]
-    return [
-        icmpv6("fe80::1", "ff02::1", advertisement),
-        icmpv6("fe80::1", "fd00:9::2", advertisement),
-        icmpv6("fe80::1", "ff02::1:ff00:2", solicitation),
-        icmpv6("fd00:1::1", "fd00:1::2", neighbour),
-        icmpv6("fe80::1", "fd00:9::2", redirect6),
-        icmpv6("fd00:1::1", "fd00:1::2", redirect6),
-        ipv4("192.168.1.1", "192.168.1.2", 1, redirect),
-        ipv4("192.168.1.1", "10.9.0.2", 1, redirect),
-    ]
 
 
 @pytest.mark.parametrize("what", [SPLIT, FULL], ids=["split", "full"])
@@ -575,6 +615,13 @@ async def test_networks_of_a_withdrawn_family_go_and_come_back() -> None:
         await make(net, wanted(FULL, withdrawn=frozenset({4})))
         assert "10500" not in sandbox.run("ip", "rule").stdout
         await make(net, wanted(FULL))
+
+
+async def test_the_first_address_is_the_one_that_packets_come_from() -> None:
+    async with opened() as net:
+        await make(net, wanted(spec("10.9.0.9/24", "10.9.0.2/24", routes=nets("10.1.0.0/16"))))
+        for destination in ("10.1.2.3", "10.9.0.77"):
+            assert "src 10.9.0.9" in sandbox.run("ip", "route", "get", destination).stdout
 
 
 async def test_a_spec_with_no_networks_of_a_family_leaves_no_table() -> None:

@@ -15,8 +15,8 @@ import os
 import re
 import socket
 import struct
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
@@ -25,6 +25,7 @@ from attrs import frozen
 
 from coentro.client import Client
 from coentro.client.plain import Tunnel
+from tests.netns.peers import configured, connected
 from tests.netns.wires import MARK, Descriptor, FarEnd, Wire, inside, watch
 from tests.sandbox import Helper, Namespace, Namespaces, run, run_helper, veth
 
@@ -108,13 +109,17 @@ def test_packets_take_the_way_that_the_table_says(
 ) -> None:
     uids = request.getfixturevalue("two_uids") if situation == "two users" else (0, 0)
     guest, router = namespaces.new("guest"), namespaces.new("router")
-    with ExitStack() as stack, _helper(tmp_path, uids) as helper, ExitStack() as clients:
+    with (
+        ExitStack() as stack,
+        run_helper(tmp_path, "--config", configured("", sorted(set(uids)))) as helper,
+        ExitStack() as clients,
+    ):
         _topology(router, guest)
         wires: dict[str, Wire] = {
             d: FarEnd(stack, d, f"{d}-far", guest if d == "guest" else router) for d in LINKS
         }
         made = {
-            name: clients.enter_context(_connected(helper, uid)).create(name=name, **SPECS[name])
+            name: clients.enter_context(connected(helper, uid)).create(name=name, **SPECS[name])
             for name, uid in zip(SITUATIONS[situation], uids, strict=False)
         }
         carrier = situation != "no carrier"
@@ -192,27 +197,6 @@ def _settle_in(guest: Namespace) -> None:
             f"neighbour add {gateway.ip} lladdr {mac} nud permanent dev guest-far\n"
             f"route add default via {gateway.ip}\n",
         )
-
-
-@contextmanager
-def _helper(tmp_path: Path, uids: tuple[int, int]) -> Iterator[Helper]:
-    """A helper that root and these users may reach."""
-    config = tmp_path / "helper.toml"
-    config.write_text(f'[socket]\nmode = "0666"\n[access]\nuids = {sorted(set(uids))}\n')
-    config.chmod(0o644)
-    with run_helper(tmp_path, "--config", str(config)) as helper:
-        yield helper
-
-
-def _connected(helper: Helper, uid: int) -> Client:
-    """A connection of that user's: the helper sees who connects, by the effective ids."""
-    os.setegid(uid)
-    os.seteuid(uid)
-    try:
-        return Client(str(helper.socket), timeout_s=10)
-    finally:
-        os.seteuid(0)
-        os.setegid(0)
 
 
 def _turn_carrier_off(tunnel: Tunnel) -> None:

@@ -37,11 +37,13 @@ from coentro.plan import Change, Op, Packed
 ALIAS: Final = "coentro:"
 _GONE: Final = frozenset({ESRCH, ENOENT, ENODEV, EADDRNOTAVAIL})
 _NO_DEVICE: Final = 0
+_ARPHRD_NONE: Final = 0xFFFE  # linux/if_arp.h: no link layer
 
 
 def is_ours(link: HostLink) -> bool:
     """Whether a device bears our marks: its name, its alias, and that it is a TUN."""
-    return link.kind == "tun" and NAME.match(link.name) is not None and link.alias.startswith(ALIAS)
+    tun = link.kind == "tun" and link.hardware == _ARPHRD_NONE  # a TAP is of that kind, too
+    return tun and NAME.match(link.name) is not None and link.alias.startswith(ALIAS)
 
 
 class Applier:
@@ -50,8 +52,6 @@ class Applier:
     def __init__(self, netlink: Netlink) -> None:
         self._netlink = netlink
         self.devices: dict[str, Device] = {}
-        self.deleting: set[int] = set()
-        """Devices whose end is our own doing, until whoever listens has heard of it."""
         # While one table's entries are set, chunk after chunk: who else's stand in it.
         self._others: tuple[Table, frozenset[bytes]] | None = None
 
@@ -135,7 +135,7 @@ class Applier:
             _close(old.fds)
         opened = open_tun(settings.queues, vnet_hdr=settings.vnet_hdr, packet_info=settings.packet_info)
         try:
-            index = if_nametoindex(opened.name)
+            index = _index_of(opened.name)
             self._netlink.request(encode_link_set(index, alias=ALIAS + tunnel, mtu=settings.mtu))
             sysctl.harden(opened.name, settings.mtu)
         except BaseException:
@@ -164,12 +164,10 @@ class Applier:
         # acknowledgement of the request for it may not fit into the buffer together.
         found = next((link for link in host.links(self._netlink) if link.index == device.index), None)
         if found is not None and is_ours(found) and found.alias == ALIAS + tunnel:
-            self.deleting.add(device.index)
             try:
                 self._netlink.request(encode_link_delete(device.index))
             except OSError as error:
                 if error.errno not in _GONE:
-                    self.deleting.discard(device.index)
                     raise
         del self.devices[tunnel]
         _close(device.fds)
@@ -261,6 +259,14 @@ def _without(change: Change, failed: Iterable[bytes]) -> Change | None:
 
 def _failure(op: str, code: int, message: str) -> Failure:
     return Failure(op, errorcode.get(code, str(code)), message)
+
+
+def _index_of(name: str) -> int:
+    try:
+        return if_nametoindex(name)
+    except OSError:
+        # Python gives it no errno before 3.13; there is but one reason.
+        raise OSError(ENODEV, os.strerror(ENODEV), name) from None
 
 
 def _close(fds: Iterable[int]) -> None:

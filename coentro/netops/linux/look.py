@@ -124,11 +124,20 @@ def _as_remembered(remembered: State, state: State) -> State:
         if isinstance(key, Floor):
             tables[key] = value
         elif isinstance(key, Table):
-            carries = Up(key.tunnel or "") in state and (key.family == 4 or Ipv6(key.tunnel or "") in state)
-            left = value if carries else without_link(key, value)
+            left = value if _carries(state, key.tunnel or "", key.family) else without_link(key, value)
             if left:
                 tables[key] = left
     return tables
+
+
+def _carries(state: State, tunnel: str, family: Family) -> bool:
+    """Whether routes with this device can be: IPv4's go with its last address (fib_del_ifaddr),
+    IPv6's when that is switched off, both when it is set down."""
+    if Up(tunnel) not in state:
+        return False
+    if family == 6:
+        return Ipv6(tunnel) in state
+    return any(isinstance(key, Address) and (key.tunnel, key.family) == (tunnel, 4) for key in state)
 
 
 def _tables(netlink: Netlink, ranges: Ranges, devices: Mapping[str, Device]) -> State:

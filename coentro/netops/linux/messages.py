@@ -85,7 +85,8 @@ _STATS: Final = Struct("=QQQQ")  # the head of rtnl_link_stats64: packets in, ou
 
 @frozen
 class Link:
-    """A network device. `kind` is empty for hardware and lo; `running`: it has a carrier.
+    """A network device. `kind` is empty for hardware and lo; `running`: it has a carrier;
+    `hardware` is ARPHRD_*, which tells a TUN from a TAP.
 
     `family` is AF_UNSPEC but where the kernel tells of a bridge's port, which is no news of
     the device itself.
@@ -101,6 +102,7 @@ class Link:
     kind: str
     stats: Stats
     family: int = 0
+    hardware: int = 0
 
 
 @frozen
@@ -139,7 +141,7 @@ def family_of(number_: int) -> Family:
 
 def decode_link(payload: bytes) -> Link:
     """From the payload of RTM_NEWLINK or RTM_DELLINK."""
-    family, _, index, flags, _ = fixed(_IFINFO, payload)
+    family, hardware, index, flags, _ = fixed(_IFINFO, payload)
     found = attributes(payload, _IFINFO.size)
     info = attributes(found.get(IFLA_LINKINFO, b""), 0)
     stats = Stats()
@@ -157,6 +159,7 @@ def decode_link(payload: bytes) -> Link:
         kind=text(info.get(IFLA_INFO_KIND)),
         stats=stats,
         family=family,
+        hardware=hardware,
     )
 
 

@@ -8,7 +8,8 @@ really done there; everything else is read whenever it is asked for.
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from errno import EIO, errorcode
 from typing import Any, Final, TypeVar
@@ -31,13 +32,14 @@ from coentro.netops.interface import (
     Wanted,
 )
 from coentro.netops.linux import host, look, survey, words
-from coentro.netops.linux.apply import ALIAS, Applier, is_ours
+from coentro.netops.linux.apply import ALIAS, Applier
 from coentro.netops.linux.desired import Link, Ranges, Up, want
 from coentro.netops.linux.framing import Malformed
-from coentro.netops.linux.monitor import LinkChange, Monitor
+from coentro.netops.linux.messages import Link as HostLink
+from coentro.netops.linux.monitor import LinkChange, Monitor, Resync
 from coentro.netops.linux.netlink import RECEIVE_BYTES, Netlink, Overrun
 from coentro.netops.linux.transaction import Transaction
-from coentro.netops.linux.tun import PACKET_INFO_BYTES, VNET_HDR_BYTES
+from coentro.netops.linux.tun import NAME, PACKET_INFO_BYTES, VNET_HDR_BYTES
 from coentro.networks import Family
 from coentro.plan import Change, State, applied
 
@@ -143,46 +145,53 @@ class LinuxNetwork:
     async def status(self) -> NetworkStatus:
         return await self._read("read the default routes", survey.status)
 
-    async def events(self) -> AsyncIterator[NetworkEvent]:
-        async for change in self._monitor:
-            if isinstance(change, LinkChange):
-                event = self._link_event(change)
-                if event is not None:
-                    yield event
-                continue
-            try:
-                there = {link.index for link in await self._read("list the devices", host.links)}
-            except Kernel as fault:
-                # A hint that can't be followed now: the next change of any tunnel looks again.
-                log.error("events of devices were lost, and they can't be listed: %s", fault)
-                continue
-            for tunnel, device in dict(self._applier.devices).items():
-                if device.index not in there:
-                    yield NetworkEvent("link-gone", TunnelId(tunnel))
-            yield NetworkEvent("changed")
+    def events(self) -> AsyncIterator[NetworkEvent]:
+        return _Events(self._monitor, self._meaning)
 
-    def _link_event(self, change: LinkChange) -> NetworkEvent | None:
-        """What a device's change means; None for what we did ourselves."""
+    async def _meaning(self, change: LinkChange | Resync) -> list[NetworkEvent]:
+        """What the kernel's word about devices means; nothing where it is of our own doing."""
+        if isinstance(change, Resync):
+            return [*await self._gone(), NetworkEvent("changed")]
         link = change.link
-        if change.gone and link.index in self._applier.deleting:
-            self._applier.deleting.discard(link.index)
-            return None
         detail = {"interface": link.name}
-        devices = self._applier.devices.items()
-        tunnel = next((TunnelId(t) for t, device in devices if device.index == link.index), None)
-        if tunnel is None:
-            # A device of ours that is not known yet is one that is just being made.
-            return None if is_ours(link) else NetworkEvent("changed", None, detail)
-        if change.gone:
-            return NetworkEvent("link-gone", tunnel, detail)
+        # What is under way is compared once it is done, and not with what it will be.
+        async with self._changing:
+            devices = self._applier.devices.items()
+            tunnel = next((TunnelId(t) for t, device in devices if device.index == link.index), None)
+            if tunnel is None:
+                # One of our names that is not known any more, or bears no mark yet, is no news.
+                ours = link.kind == "tun" and NAME.match(link.name) is not None
+                return [] if ours else [NetworkEvent("changed", None, detail)]
+            if change.gone:
+                return [NetworkEvent("link-gone", tunnel, detail)]
+            try:
+                now = await self._read("read a device", host.link, link.index)
+            except Kernel as fault:
+                log.error("a device has changed and can't be read: %s", fault)
+                now = link
+        # If it has gone meanwhile, that is told next.
+        stale = now is None or self._as_applied(tunnel, now)
+        return [] if stale else [NetworkEvent("changed", tunnel, detail)]
+
+    async def _gone(self) -> list[NetworkEvent]:
+        """The tunnels' devices that are not there any more."""
+        try:
+            there = {link.index for link in await self._read("list the devices", host.links)}
+        except Kernel as fault:
+            # A hint that can't be followed now: the next change of any tunnel looks again.
+            log.error("events of devices were lost, and they can't be listed: %s", fault)
+            return []
+        devices = dict(self._applier.devices).items()
+        return [NetworkEvent("link-gone", TunnelId(t)) for t, device in devices if device.index not in there]
+
+    def _as_applied(self, tunnel: TunnelId, link: HostLink) -> bool:
         settings = self._remembered.get(Link(tunnel))
-        as_applied = (
+        return (
             settings is not None
             and link.mtu == settings.mtu
             and link.up == (Up(tunnel) in self._remembered)
             and link.alias == ALIAS + tunnel
         )
-        return None if as_applied else NetworkEvent("changed", tunnel, detail)
 
     def _transaction(self) -> Transaction:
         return Transaction(self._applier.step, self._remember, self._netlink.chunk, self._acting)
@@ -197,6 +206,27 @@ class LinuxNetwork:
     async def _read(self, what: str, function: Callable[..., T], *args: Any) -> T:
         with _told(what):
             return await trio.to_thread.run_sync(function, self._reader, *args, limiter=self._reading)
+
+
+class _Events:
+    """See NetworkOps.events. No generator: one that is left in the middle has to be closed."""
+
+    def __init__(
+        self,
+        monitor: Monitor,
+        meaning: Callable[[LinkChange | Resync], Awaitable[list[NetworkEvent]]],
+    ) -> None:
+        self._monitor = monitor
+        self._meaning = meaning
+        self._waiting: deque[NetworkEvent] = deque()
+
+    def __aiter__(self) -> AsyncIterator[NetworkEvent]:
+        return self
+
+    async def __anext__(self) -> NetworkEvent:
+        while not self._waiting:
+            self._waiting.extend(await self._meaning(await anext(self._monitor)))
+        return self._waiting.popleft()
 
 
 @contextmanager

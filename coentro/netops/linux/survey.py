@@ -159,16 +159,15 @@ def _steps(
     for rule in rules:
         key, packed = ours.get(rule.table, (None, None))
         match = longest_match(packed, address) if packed is not None else None
-        passes = match is None or match[1] == THROW
-        answers = rule.plain and (
-            rule.table == way.table or (not way.table and key is not None and not passes)
-        )
-        if not answers and (key is None or match is None):
+        thrown = match is not None and match[1] == THROW
+        ends = match is not None and not thrown
+        answers = rule.plain and (rule.table == way.table or (ends and not way.table))
+        if not (answers or thrown):
             continue
         tunnel = _id(key.tunnel) if key is not None else None
         who = "from all" if rule.plain else "selected packets"
         steps.append(Step("rule", f"{rule.priority}: {who} lookup {_table(rule.table)}", tunnel))
-        if not answers and match is not None:
+        if match is not None and not answers:
             steps.append(Step("route", f"throw {match[0]}", tunnel))
             continue
         steps.append(Step("table", _table(rule.table), tunnel))
