@@ -15,7 +15,7 @@ import os
 import re
 import socket
 import struct
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
@@ -123,9 +123,9 @@ def test_packets_take_the_way_that_the_table_says(
             for name, uid in zip(SITUATIONS[situation], uids, strict=False)
         }
         carrier = situation != "no carrier"
+        if not carrier:
+            _turn_carriers_off(made.values())
         for name, tunnel in made.items():
-            if not carrier:
-                _turn_carrier_off(tunnel)
             wires[name] = Descriptor(stack, tunnel.fds[0], tunnel.interface, carrier)
         if situation.endswith("dead"):
             helper.kill()
@@ -199,18 +199,18 @@ def _settle_in(guest: Namespace) -> None:
         )
 
 
-def _turn_carrier_off(tunnel: Tunnel) -> None:
-    """Ask for it as any holder may, and wait until the kernel says that it is so."""
-    index = tunnel.info["interface"]["index"]
+def _turn_carriers_off(tunnels: Collection[Tunnel]) -> None:
+    """Ask for it as any holder may, and wait until the kernel says that it is so: it takes its time."""
+    left = {tunnel.info["interface"]["index"] for tunnel in tunnels}
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as news:
         news.settimeout(10)
         news.bind((0, 1))  # RTMGRP_LINK
-        fcntl.ioctl(tunnel.fds[0], TUNSETCARRIER, struct.pack("i", 0))
-        while True:
-            message = news.recv(1 << 16)
-            _, which, flags = struct.unpack_from("=IiI", message, 16)  # struct ifinfomsg
-            if which == index and not flags & 0x10000:  # IFF_LOWER_UP
-                return
+        for tunnel in tunnels:
+            fcntl.ioctl(tunnel.fds[0], TUNSETCARRIER, struct.pack("i", 0))
+        while left:
+            _, index, flags = struct.unpack_from("=IiI", news.recv(1 << 16), 16)  # struct ifinfomsg
+            if not flags & 0x10000:  # IFF_LOWER_UP
+                left.discard(index)
 
 
 # What is found

@@ -9,6 +9,7 @@ import signal
 import socket
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -210,7 +211,8 @@ def test_what_is_not_json_is_said_and_the_connection_goes_on(helper: Helper) -> 
         "a number of a million digits": value % (b"7" * 1_000_000),
         "a fraction of a million digits": value % (b"0." + b"7" * 1_000_000),
         "an exponent of a million digits": value % (b"1e" + b"9" * 1_000_000),
-        "an id of a million digits": b'{"jsonrpc":"2.0","id":%b,"method":"session.ping"}' % (b"7" * 1_000_000),
+        "an id of a million digits": b'{"jsonrpc":"2.0","id":%b,"method":"session.ping"}'
+        % (b"7" * 1_000_000),
         "a lone high surrogate": value % rb'"\ud800"',
         "a lone low surrogate": value % rb'"\udc00"',
         "surrogates the wrong way round": value % rb'"\udc00\ud800"',
@@ -267,10 +269,8 @@ def test_a_stream_that_cant_be_trusted_is_said_to_end_and_ends(helper: Helper) -
         before = len(descriptors(helper.pid))
         for what, line in fatal.items():
             with Raw(helper) as raw:
-                try:
+                with suppress(BrokenPipeError):  # it may have heard enough
                     raw.sock.sendall(PING + line + b"\n" + PING)
-                except BrokenPipeError:
-                    pass  # it has heard enough
                 first, said, *more = to_the_end(raw)
             assert first == PONG, what
             assert (said["id"], said["error"]["code"], more) == (None, -32700, []), what
@@ -463,7 +463,11 @@ def test_scopes_and_rates_refuse_with_what_would_help(tmp_path: Path, two_uids: 
         connected(helper, second) as user,
         connected(helper) as root,
     ):
-        for method, scope in (("tunnel.create", "tunnel"), ("helper.reload", "admin"), ("token.list", "admin")):
+        for method, scope in (
+            ("tunnel.create", "tunnel"),
+            ("helper.reload", "admin"),
+            ("token.list", "admin"),
+        ):
             with refused(-32001, "not_authorized") as refusal:
                 observer.call(method, {"nonsense": 1})
             assert refusal.data == {"reason": "not_authorized", "scope": scope}
