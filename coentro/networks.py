@@ -15,12 +15,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from heapq import merge
 from socket import AF_INET, AF_INET6, inet_ntop, inet_pton
-from struct import iter_unpack
 from typing import Final, Literal, NamedTuple
 
 from attrs import frozen
 
 from coentro.errors import InvalidParams
+from coentro.packed import overlay, split, without
 
 Family = Literal[4, 6]
 FAMILIES: Final[tuple[Family, Family]] = (4, 6)
@@ -235,20 +235,10 @@ class Networks:
         return [str(net) for net, _ in zip(self, range(count), strict=False)]
 
     def union(self, other: Networks) -> Networks:
-        if not other:
-            return self
-        return Networks.of_entries({e for f in FAMILIES for e in (*self.entries(f), *other.entries(f))})
+        return Networks(overlay(self.v4, other.v4, 5, 5), overlay(self.v6, other.v6, 17, 17))
 
     def minus(self, other: Networks) -> Networks:
-        if not other:
-            return self
-        gone = {e for f in FAMILIES for e in other.entries(f)}
-        return Networks.of_entries(e for f in FAMILIES for e in self.entries(f) if e not in gone)
-
-
-def split(packed: bytes, width: int) -> Iterator[bytes]:
-    """The entries of `width` bytes each of a packed string."""
-    return (entry for (entry,) in iter_unpack(f"{width}s", packed))
+        return Networks(without(self.v4, other.v4, 5), without(self.v6, other.v6, 17))
 
 
 def covers_family(packed: bytes, family: Family) -> bool:

@@ -11,13 +11,14 @@ The idea is tailscale's router.Set: say everything that shall be and let a diff 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from enum import Enum
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 from attrs import evolve, frozen
 
-from coentro.networks import split
+from coentro.packed import difference, overlay, split, without
 
 
 class Op(Enum):
@@ -37,6 +38,16 @@ class Packed:
     def of(cls, width: int, entries: Mapping[bytes, int]) -> Packed:
         return cls(width, b"".join(key + bytes((entries[key],)) for key in sorted(entries)))
 
+    @classmethod
+    def alike(cls, width: int, keys: bytes, kind: int) -> Packed:
+        """Sorted keys, all of one kind: column by column, as there may be a million."""
+        size = width + 1
+        data = bytearray(len(keys) // width * size)
+        for at in range(width):
+            data[at::size] = keys[at::width]
+        data[width::size] = bytes((kind,)) * (len(keys) // width)
+        return cls(width, bytes(data))
+
     def __len__(self) -> int:
         return len(self.data) // (self.width + 1)
 
@@ -46,18 +57,18 @@ class Packed:
 
     def keep(self, kinds: frozenset[int]) -> Packed:
         """The entries of these kinds."""
-        return Packed(self.width, b"".join(e for e in self.entries() if e[-1] in kinds))
+        size = self.width + 1
+        # Runs of one kind are long: of a hundred thousand routes a few are device-less.
+        runs = re.finditer(b"[%b]+" % re.escape(bytes(kinds)), self.data[self.width :: size])
+        return Packed(self.width, b"".join(self.data[r.start() * size : r.end() * size] for r in runs))
 
     def minus(self, other: Packed) -> Packed:
         """Without the entries whose key and kind the other has too."""
-        gone = set(other.entries())
-        return Packed(self.width, b"".join(e for e in self.entries() if e not in gone))
+        return Packed(self.width, without(self.data, other.data, self.width + 1))
 
     def merge(self, other: Packed) -> Packed:
         """Both; where a key is in both, the other's kind."""
-        mine = {e[:-1]: e[-1] for e in self.entries()}
-        mine.update({e[:-1]: e[-1] for e in other.entries()})
-        return Packed.of(self.width, mine)
+        return Packed(self.width, overlay(self.data, other.data, self.width + 1, self.width))
 
 
 Value: TypeAlias = Any
@@ -125,14 +136,12 @@ def diff(shall: State, has: State) -> list[Change]:
     """
     changes, has = _park(shall, dict(has))
     up = sorted(dict.fromkeys([*shall, *has]), key=_rank)
+    down: list[Change] = []
     for key in up:
-        changes += _toward(key, has.get(key), shall.get(key))
-    down = [
-        Change(Op.DELETE, key, old=old)
-        for key in reversed(up)
-        if (old := _removed(key, has.get(key), shall.get(key))) is not None
-    ]
-    return changes + _sweep(down)
+        toward, away = _steps(key, has.get(key), shall.get(key))
+        changes += toward
+        down += away
+    return changes + _sweep(down[::-1])
 
 
 def undo(changes: Sequence[Change]) -> list[Change]:
@@ -232,36 +241,36 @@ def _park(shall: State, has: dict[Any, Value]) -> tuple[list[Change], dict[Any, 
     return changes, has
 
 
-def _toward(key: Any, has: Value | None, shall: Value | None) -> list[Change]:
-    """What must be added or set on one key."""
-    if shall is None or has == shall:
-        return []
+def _steps(key: Any, has: Value | None, shall: Value | None) -> tuple[list[Change], list[Change]]:
+    """What must be added or set on one key, and what must go."""
+    if has == shall:
+        return [], []
+    if isinstance(has, Packed) or isinstance(shall, Packed):
+        return _table_steps(key, has, shall)
     if has is None:
-        return [Change(Op.ADD, key, new=shall)] if not isinstance(shall, Packed) or shall else []
-    if not isinstance(shall, Packed):
-        return [Change(Op.SET, key, old=has, new=shall)]
-    fresh = shall.minus(has)
-    known = {e[:-1] for e in has.entries()}
-    both = [e for e in fresh.entries() if e[:-1] in known]
-    changes = []
-    if both:
-        keys = {e[:-1] for e in both}
-        old = b"".join(e for e in has.entries() if e[:-1] in keys)
-        changes.append(Change(Op.SET, key, old=Packed(has.width, old), new=Packed(has.width, b"".join(both))))
-    if len(both) < len(fresh):
-        new = b"".join(e for e in fresh.entries() if e[:-1] not in known)
-        changes.append(Change(Op.ADD, key, new=Packed(has.width, new)))
-    return changes
-
-
-def _removed(key: Any, has: Value | None, shall: Value | None) -> Value | None:
-    """What of one key must go."""
-    if has is None or has == shall:
-        return None
-    if not isinstance(has, Packed):
-        return has if shall is None else None
+        return [Change(Op.ADD, key, new=shall)], []
     if shall is None:
-        return has or None
-    wanted = {e[:-1] for e in shall.entries()}
-    gone = b"".join(e for e in has.entries() if e[:-1] not in wanted)
-    return Packed(has.width, gone) if gone else None
+        return [], [Change(Op.DELETE, key, old=has)]
+    return [Change(Op.SET, key, old=has, new=shall)], []
+
+
+def _table_steps(key: Any, has: Packed | None, shall: Packed | None) -> tuple[list[Change], list[Change]]:
+    """As `_steps`, of a table: only the entries concerned."""
+    width = (has or shall or Packed(0, b"")).width
+    stale, fresh = difference(has.data if has else b"", shall.data if shall else b"", width + 1)
+    # An entry that changes its kind is among both: it is set in place.
+    changed = {e[:-1] for e in split(stale, width + 1)} if fresh else set()
+    changed &= {e[:-1] for e in split(fresh, width + 1)} if changed else set()
+    old, gone = _parted(Packed(width, stale), changed)
+    set_, new = _parted(Packed(width, fresh), changed)
+    toward = [Change(Op.SET, key, old=old, new=set_)] if changed else []
+    toward += [Change(Op.ADD, key, new=new)] if new else []
+    return toward, [Change(Op.DELETE, key, old=gone)] if gone else []
+
+
+def _parted(packed: Packed, keys: set[bytes]) -> tuple[Packed, Packed]:
+    """The entries with one of these keys, and the others."""
+    if not keys:
+        return Packed(packed.width, b""), packed
+    some = Packed(packed.width, b"".join(e for e in packed.entries() if e[:-1] in keys))
+    return some, packed.minus(some)

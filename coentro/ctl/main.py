@@ -108,10 +108,17 @@ def _parser() -> ArgumentParser:
     call.add_argument("method", metavar="METHOD")
     call.add_argument("params", metavar="JSON", nargs="?", help="an object; - reads it from standard input")
     run = _leaf(commands, "run", "open a tunnel for a command that has its descriptor and no privileges")
-    run.usage = "coentroctl run PROFILE.toml [--user USER] -- COMMAND…"
+    run.usage = "coentroctl run PROFILE.toml [--engine NAME] [--user USER] -- COMMAND…"
     run.add_argument("profile", metavar="PROFILE.toml")
+    run.add_argument(
+        "--engine", metavar="NAME", help="how to treat the command (default: as its name says, else generic)"
+    )
     run.add_argument("--user", help="as root: whom to run it as (default: the user behind sudo, else nobody)")
     run.set_defaults(go=_run)
+    import_ = _leaf(commands, "import", "make a profile of a wg-quick file; nothing in it is run")
+    import_.add_argument("file", metavar="FILE.conf")
+    import_.add_argument("-o", dest="to", metavar="PROFILE.toml", help="(default: FILE.toml in this folder)")
+    import_.set_defaults(go=_import)
     return parser
 
 
@@ -190,6 +197,12 @@ def _run(args: Namespace) -> int:
     from coentro.ctl.run import run
 
     return run(args)
+
+
+def _import(args: Namespace) -> int:
+    from coentro.ctl.wgquick import import_
+
+    return import_(args)
 
 
 def _types(text: str) -> list[str]:

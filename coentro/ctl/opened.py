@@ -59,6 +59,11 @@ class Opened:
             self.why_down = "the helper has gone away"
         return self.why_down
 
+    def stats(self) -> dict[str, int]:
+        """The device's counters as they are now. Errors: HelperError, HelperGone."""
+        found: dict[str, int] = self._client.call("tunnel.get", {"id": self.info["id"]})["stats"]
+        return found
+
     def last_line(self) -> str:
         """One line of why it ended, and what of it could not be taken down."""
         left = f" (left: {', '.join(self.left)})" if self.left else ""

@@ -12,8 +12,8 @@ from typing import Any, Final, NamedTuple
 
 from coentro.ctl.faults import Fault, usage
 
-ENGINE_KEYS: Final[frozenset[str]] = frozenset()
-"""What `[engine]` may hold; this version's `run` takes its command from the command line."""
+ENGINE_KEYS: Final = ("name", "config")
+"""What `[engine]` may hold, each a text: the preset, and the file with what the engine is told."""
 
 
 class Profile(NamedTuple):
@@ -46,15 +46,17 @@ def load(path: str) -> Profile:
     engine = tree.pop("engine", {})
     if not isinstance(engine, dict):
         raise usage(f"{path}: engine: expected a table, [engine]")
-    for key in engine:
+    for key, value in engine.items():
         if key not in ENGINE_KEYS:
             raise _unknown_engine_key(path, key)
+        if not isinstance(value, str):
+            raise usage(f"{path}: engine.{key}: expected a text")
     return Profile(path, tree, engine)
 
 
 def _unknown_engine_key(path: str, key: str) -> Fault:
     return usage(
-        f"{path}: engine.{key}: [engine] has no keys in this version",
+        f"{path}: engine.{key}: unknown; [engine] has {' and '.join(ENGINE_KEYS)}",
         "give the engine's command on the command line: coentroctl run PROFILE.toml -- COMMAND…",
     )
 

@@ -9,21 +9,21 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import time
 from argparse import Namespace
-from typing import Final
+from contextlib import closing
 
 from coentro.client.errors import HelperError, HelperGone
 from coentro.client.plain import Client
-from coentro.ctl import faults, shown
+from coentro.ctl import faults, shown, ssh
 from coentro.ctl.faults import Fault
+from coentro.ctl.minded import Interrupted, Minded, adopt_orphans
 from coentro.ctl.opened import Opened
 from coentro.ctl.profile import load
-from coentro.ctl.signals import ENDING, Signals, readable, typed_at_our_terminal
+from coentro.ctl.signals import ENDING, Signals
 from coentro.engines.identity import Unfit, choose, environment
+from coentro.engines.preset import Device, EngineFault, Order, Preset
+from coentro.engines.registry import choose as choose_preset
 from coentro.engines.unprivileged import NotStarted, start
-
-GRACE_S: Final = 5.0  # between SIGTERM and SIGKILL, when the tunnel has gone first
 
 
 def run(args: Namespace) -> int:
@@ -33,51 +33,95 @@ def run(args: Namespace) -> int:
     except Unfit as fault:
         raise faults.usage(str(fault)) from None
     profile = load(args.profile)
-    with Client(args.socket) as client, Opened(client, profile) as tunnel:
-        _say(tunnel.line())
-        if identity.said is not None:
-            _say(identity.said)
-        inherited = {
-            k: v for k, v in environment(identity, os.environ).items() if not k.startswith("COENTRO_TUN_")
-        }
-        with Signals((*ENDING, signal.SIGCHLD)) as signals:
-            try:
-                environ = {**inherited, **tunnel.environment()}
-                pid = start(args.command, environ, tuple(tunnel.descriptors), identity)
-            except NotStarted as fault:
-                tunnel.destroy()
-                raise Fault(str(fault), fault.code, f"the tunnel {tunnel.name} is gone again") from None
-            tunnel.close_descriptors()
-            code = _mind(pid, tunnel, signals)
+    inherited = {
+        k: v for k, v in environment(identity, os.environ).items() if not k.startswith("COENTRO_TUN_")
+    }
+    command = tuple(args.command)
+    order = Order(command, profile.path, profile.spec, profile.engine, identity, inherited, _say)
+    try:
+        with closing(choose_preset(order, args.engine)) as preset, Client(args.socket) as client:
+            profile = profile._replace(spec=dict(preset.spec()))
+            ssh.warn(client, profile.spec, _say)
+            with Opened(client, profile) as tunnel:
+                return _run(tunnel, preset)
+    except EngineFault as fault:
+        raise Fault(fault.message, faults.USAGE if fault.usage else faults.REFUSED, fault.hint) from None
+
+
+def _run(tunnel: Opened, preset: Preset) -> int:
+    order = preset.order
+    _say(tunnel.line())
+    if order.identity.said is not None:
+        _say(order.identity.said)
+    device = _device(tunnel)
+    adopt_orphans()
+    with Signals((*ENDING, signal.SIGCHLD)) as signals:
         try:
+            launch = preset.launch(device)
+            environ = {**order.environ, **tunnel.environment(), **launch.environ}
+            pid = start(launch.argv, environ, launch.descriptors, order.identity, launch.confinement)
+        except NotStarted as fault:
             tunnel.destroy()
-        except (HelperError, HelperGone) as error:
-            _say(f"the tunnel {tunnel.name} could not be ended by this command: {shown.plain(error)}")
+            raise Fault(str(fault), fault.code, f"the tunnel {tunnel.name} is gone again") from None
+        tunnel.close_descriptors()
+        minded = Minded(pid, tunnel, signals, _say)
+        try:
+            preset.begin(device, minded.wait)
+            if preset.silent:
+                minded.look_later()
+        except (Interrupted, HelperGone):
+            if minded.code is not None:
+                _say(f"{preset.name} ended before it was ready")
+        except (EngineFault, HelperError):
+            minded.end()
+            minded.end_the_rest()
+            _destroy(tunnel)
+            raise
+        code = minded.until_end()
+        if code:
+            _say(_ending(code))
+        minded.end_the_rest()
+    if preset.silent and tunnel.why_down is None and _moved_nothing(tunnel):
+        _say("no packet went through the tunnel: the command has its descriptor in COENTRO_TUN_FD")
+    _destroy(tunnel)
     return code
 
 
-def _mind(pid: int, tunnel: Opened, signals: Signals) -> int:
-    """Until the command has ended: hand signals on, and end it when its tunnel goes."""
-    deadline: float | None = None
-    while True:
-        for number in signals.take():
-            if number is not signal.SIGCHLD and not typed_at_our_terminal(number):
-                os.kill(pid, number)
-        ended, status = os.waitpid(pid, os.WNOHANG)
-        if ended == pid:
-            code = os.waitstatus_to_exitcode(status)
-            return code if code >= 0 else 128 - code
-        if deadline is None and tunnel.ended() is not None:
-            _say(f"{tunnel.last_line()}; the command is told to end")
-            os.kill(pid, signal.SIGTERM)
-            deadline = time.monotonic() + GRACE_S
-        elif deadline is not None and time.monotonic() >= deadline:
-            _say(f"the command did not end within {GRACE_S:g} s of SIGTERM, so it is killed")
-            os.kill(pid, signal.SIGKILL)
-            deadline = float("inf")
-        left = None if deadline in (None, float("inf")) else deadline - time.monotonic()
-        readable([signals] if tunnel.why_down is not None else [signals, tunnel], left)
+def _device(tunnel: Opened) -> Device:
+    found = tunnel.info["interface"]
+    return Device(
+        str(found["name"]),
+        int(found["index"]),
+        int(found["mtu"]),
+        tuple(map(str, found["addresses"])),
+        tuple(tunnel.descriptors),
+        tunnel.stats,
+    )
+
+
+def _moved_nothing(tunnel: Opened) -> bool:
+    try:
+        stats = tunnel.stats()
+    except (HelperError, HelperGone):
+        return False  # the tunnel's end says why
+    return stats["rx_packets"] == stats["tx_packets"] == 0
+
+
+def _destroy(tunnel: Opened) -> None:
+    try:
+        tunnel.destroy()
+    except (HelperError, HelperGone) as error:
+        _say(f"the tunnel {tunnel.name} could not be ended by this command: {shown.plain(error)}")
+
+
+def _ending(code: int) -> str:
+    if code <= 128:
+        return f"the command ended with exit code {code}"
+    try:
+        return f"the command was ended by {signal.Signals(code - 128).name}"
+    except ValueError:
+        return f"the command ended with exit code {code}"
 
 
 def _say(text: str) -> None:
-    shown.say(f"coentroctl: {text}", sys.stderr)
+    shown.say(f"coentroctl: {shown.plain(text)}", sys.stderr)

@@ -6,16 +6,22 @@ import sys
 from argparse import Namespace
 
 from coentro.client.plain import Client
-from coentro.ctl import faults, shown
+from coentro.ctl import faults, shown, ssh
 from coentro.ctl.opened import Opened
-from coentro.ctl.profile import load
+from coentro.ctl.profile import Profile, load
 from coentro.ctl.signals import Signals, readable
 
 
 def up(args: Namespace) -> int:
     """Returns the exit code: 0 for an end that was asked for, 3 if the helper went away, else 1."""
     profile = load(args.profile)
-    with Client(args.socket) as client, Opened(client, profile) as tunnel:
+    with Client(args.socket) as client:
+        ssh.warn(client, profile.spec, lambda text: shown.say(f"coentroctl: {text}", sys.stderr))
+        return _up(client, profile, args)
+
+
+def _up(client: Client, profile: Profile, args: Namespace) -> int:
+    with Opened(client, profile) as tunnel:
         with Signals() as signals:
             in_json = args.output == "json"
             shown.say(shown.as_json(tunnel.info, None) if in_json else tunnel.line())

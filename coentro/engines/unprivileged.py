@@ -10,12 +10,15 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 import signal
 import sys
 import threading
+import time
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final, NoReturn
 
+from coentro.engines.confinement import Confinement, Unconfined, Walls
 from coentro.engines.identity import Identity
 
 NOT_FOUND: Final = 127  # POSIX 2.8.2: the shell's exit codes for these two
@@ -39,15 +42,25 @@ class NotStarted(Exception):
 
 
 def start(
-    argv: Sequence[str], environ: Mapping[str, str], descriptors: Collection[int], identity: Identity
+    argv: Sequence[str],
+    environ: Mapping[str, str],
+    descriptors: Collection[int],
+    identity: Identity,
+    confinement: Confinement = Confinement(),  # noqa: B008 # frozen
+    stdout: int | None = None,
 ) -> int:
     """Start `argv` as `identity` with the standard descriptors and these; returns its pid.
 
-    The caller must have no other thread. Errors: NotStarted, with no child left.
+    `stdout`: what stands in for our own. The caller must have no other thread.
+    Errors: NotStarted, with no child left.
     """
     if threading.active_count() != 1:
         raise RuntimeError("a process with threads can't fork safely")
     kernel = _Linux() if sys.platform == "linux" else None
+    try:
+        walls = Walls(confinement) if confinement != Confinement() else None
+    except Unconfined as fault:
+        raise NotStarted(str(fault), NOT_EXECUTABLE) from None
     told, tell = os.pipe()
     # No handler of ours may run in the child, and no signal may kill it before it has told.
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
@@ -55,7 +68,7 @@ def start(
     try:
         pid = os.fork()
         if pid == 0:
-            _become(argv, environ, descriptors, identity, kernel, tell, parent)
+            _become(argv, environ, descriptors, identity, kernel, walls, stdout, tell, parent)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         os.close(tell)
@@ -68,12 +81,43 @@ def start(
     return pid
 
 
+def output(argv: Sequence[str], environ: Mapping[str, str], identity: Identity, limit_s: float) -> bytes:
+    """What `argv` prints as `identity`, 64 KiB at most. Errors: NotStarted; TimeoutError."""
+    reading, writing = os.pipe()
+    try:
+        try:
+            pid = start(argv, environ, (), identity, stdout=writing)
+        finally:
+            os.close(writing)
+        try:
+            return _read(reading, time.monotonic() + limit_s)
+        finally:
+            os.kill(pid, signal.SIGKILL)  # a child that nobody has waited for keeps its pid
+            os.waitpid(pid, 0)
+    finally:
+        os.close(reading)
+
+
+def _read(pipe: int, deadline: float) -> bytes:
+    poll, data = select.poll(), b""
+    poll.register(pipe, select.POLLIN)
+    while len(data) < 1 << 16:
+        if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
+            raise TimeoutError("it printed no end in time")
+        if not (more := os.read(pipe, 4096)):
+            break
+        data += more
+    return data
+
+
 def _become(
     argv: Sequence[str],
     environ: Mapping[str, str],
     descriptors: Collection[int],
     identity: Identity,
     kernel: _Linux | None,
+    walls: Walls | None,
+    stdout: int | None,
     tell: int,
     parent: int,
 ) -> NoReturn:
@@ -81,7 +125,11 @@ def _become(
     code, message = NOT_EXECUTABLE, ""
     try:
         _default_signals()
+        if stdout is not None:
+            os.dup2(stdout, 1)
         _keep_only({0, 1, 2, *descriptors})
+        if walls is not None:
+            walls.enter()
         if kernel is not None:
             kernel.drop_bounding_set()
         if identity.change:
@@ -92,8 +140,13 @@ def _become(
                 raise OSError(errno.EPERM, "the kernel left the command root")
         if kernel is not None:
             kernel.drop_capabilities()
+        if walls is not None:
+            walls.filter()
+        if kernel is not None:
             kernel.end_with(parent)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    except Unconfined as fault:
+        message = str(fault)
     except BaseException as fault:  # noqa: BLE001 # nothing may go on in the child but to tell and to end
         message = f"privileges could not be dropped, so the command was not started: {fault}"
     else:

@@ -10,7 +10,7 @@ import grp
 import os
 import pwd
 import sys
-from typing import Any, Final
+from typing import TYPE_CHECKING, Final
 
 from attrs import frozen
 
@@ -19,6 +19,9 @@ from coentro.helper.config import Config, Scope, Who
 from coentro.helper.credentials import Credentials
 from coentro.model import Spec
 from coentro.networks import FAMILIES, Networks
+
+if TYPE_CHECKING:
+    from coentro.helper import results
 
 SCOPES: Final[tuple[Scope, ...]] = ("observe", "tunnel", "admin")
 
@@ -139,6 +142,6 @@ def user_name(uid: int) -> str | None:
         return None
 
 
-def describe(peer: Credentials, user: str | None) -> dict[str, Any]:
+def describe(peer: Credentials, user: str | None) -> results.Credentials:
     """A peer as `session.hello` and events tell it."""
     return {"uid": peer.uid, "gid": peer.gid, "groups": sorted(peer.groups), "pid": peer.pid, "user": user}

@@ -13,6 +13,7 @@ from coentro.errors import InvalidParams
 from coentro.networks import FAMILIES, parse_address
 
 if TYPE_CHECKING:
+    from coentro.helper import results
     from coentro.helper.daemon import Daemon
     from coentro.helper.peer import Request
     from coentro.helper.requests import Lookup, Nothing, RouteList
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
     from coentro.netops.interface import HostRoute
 
 
-async def status(daemon: Daemon, request: Request, params: Nothing) -> dict[str, Any]:
+async def status(daemon: Daemon, request: Request, params: Nothing) -> results.Status:
+    """The helper and its host in short, with what is not as it should be."""
     network = await daemon.network.status()
     return {
         "version": __version__,
@@ -40,8 +42,8 @@ async def status(daemon: Daemon, request: Request, params: Nothing) -> dict[str,
     }
 
 
-async def route_list(daemon: Daemon, request: Request, params: RouteList) -> dict[str, Any]:
-    """The host's routes a page at a time; `cursor` is where the next page begins."""
+async def route_list(daemon: Daemon, request: Request, params: RouteList) -> results.Routes:
+    """The host's routes and the tunnels', a page at a time."""
     start = 0
     if params.cursor is not None:
         if not params.cursor.isascii() or not params.cursor.isdigit() or len(params.cursor) > 9:
@@ -60,7 +62,8 @@ async def route_list(daemon: Daemon, request: Request, params: RouteList) -> dic
     }
 
 
-async def route_lookup(daemon: Daemon, request: Request, params: Lookup) -> dict[str, Any]:
+async def route_lookup(daemon: Daemon, request: Request, params: Lookup) -> results.Lookup:
+    """Which way a packet to one destination goes, and why."""
     try:
         address = parse_address(params.destination)
     except InvalidParams as fault:
@@ -81,10 +84,11 @@ async def route_lookup(daemon: Daemon, request: Request, params: Lookup) -> dict
 
 
 async def interface_list(daemon: Daemon, request: Request, params: Nothing) -> dict[str, Any]:
+    """The host's interfaces with their addresses and counters."""
     return {"interfaces": [asdict(i) for i in await daemon.network.interfaces()]}
 
 
-def _route(daemon: Daemon, request: Request, route: HostRoute) -> dict[str, Any]:
+def _route(daemon: Daemon, request: Request, route: HostRoute) -> results.Route:
     return {
         "destination": route.destination,
         "kind": route.kind,

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import socket
-from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -30,15 +29,24 @@ class _Piece:
 
 
 class Outbox:
-    """The sending side of a connection; never blocks, never raises for a peer that is gone."""
+    """The sending side of a connection; never blocks, never raises for a peer that is gone.
 
-    def __init__(self, sock: socket.socket, lost: Callable[[int], bytes]) -> None:
+    `stuck` is called when the socket takes no more and `run` is not under way: a connection
+    that reads its answers, as nearly all do, needs no task for sending. `lost` makes the line
+    that stands for so many events.
+    """
+
+    def __init__(
+        self, sock: socket.socket, lost: Callable[[int], bytes], stuck: Callable[[], None] = lambda: None
+    ) -> None:
         self._sock = sock
         self._lost = lost
-        self._pieces: deque[_Piece] = deque()
+        self._stuck = stuck
+        self._pieces: list[_Piece] = []
         self._queued = 0
         self._dropped = 0
-        self._changed = trio.Event()
+        self._running = False
+        self._changed: trio.Event | None = None  # where somebody waits for it
         self.broken = False
 
     @property
@@ -87,7 +95,7 @@ class Outbox:
             if count < len(piece.data):
                 piece.data = piece.data[count:]
                 break
-            self._pieces.popleft()
+            del self._pieces[0]
             for call in piece.sent:
                 call()
         if not self._pieces and self._dropped:
@@ -95,22 +103,26 @@ class Outbox:
             self._dropped = 0
             self.flush()
             return
-        self._changed.set()
-        self._changed = trio.Event()
+        self._tell()
+        if self._pieces and not self._running:
+            self._running = True
+            self._stuck()
 
     async def drained(self, *, below: int = 1) -> None:
         """Wait until fewer than `below` bytes wait, or nobody will ever take them."""
         while self._queued >= below and not self.broken:
+            if self._changed is None:
+                self._changed = trio.Event()
             await self._changed.wait()
 
     async def run(self) -> None:
-        """Send on whenever the socket can take more, until cancelled or broken."""
-        while not self.broken:
-            if self._pieces:
+        """Send on whenever the socket can take more, until nothing waits or it is broken."""
+        try:
+            while self._pieces and not self.broken:
                 await trio.lowlevel.wait_writable(self._sock)
                 self.flush()
-            else:
-                await self._changed.wait()
+        finally:
+            self._running = False
 
     def close(self) -> None:
         """Nobody takes any more of this: close the descriptors that were on their way."""
@@ -119,20 +131,26 @@ class Outbox:
             _close(piece.fds)
         self._pieces.clear()
         self._queued = 0
-        self._changed.set()
+        self._tell()
+
+    def _tell(self) -> None:
+        """Wake who waits in `drained`."""
+        if self._changed is not None:
+            self._changed.set()
+            self._changed = None
 
     def _gather(self) -> None:
         """Join lines without descriptors, so that answers to one read leave in one send."""
-        data: list[bytes] = []
-        sent: list[Callable[[], None]] = []
-        size = 0
-        while self._pieces and not self._pieces[0].fds and size < TOGETHER:
-            piece = self._pieces.popleft()
-            data.append(piece.data)
+        size = count = 0
+        for piece in self._pieces:
+            if piece.fds or size >= TOGETHER:
+                break
             size += len(piece.data)
-            sent += piece.sent
-        joined = data[0] if len(data) == 1 else b"".join(data)
-        self._pieces.appendleft(_Piece(joined, [], sent))
+            count += 1
+        if count > 1:
+            some = self._pieces[:count]
+            sent = [call for piece in some for call in piece.sent]
+            self._pieces[:count] = [_Piece(b"".join(piece.data for piece in some), [], sent)]
 
 
 def _close(fds: list[int]) -> None:

@@ -16,7 +16,6 @@ import socket
 from collections.abc import Callable, Sequence
 from errno import errorcode
 from itertools import count
-from math import inf
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final
 
@@ -78,6 +77,7 @@ class Reply:
     waiting: list[int] = field(factory=list)
 
     def settle(self, index: int, id_: Any, outcome: Any) -> None:
+        """Take one element's outcome. The caller flushes: all lines of one read leave in one send."""
         self.parts[index] = None if id_ is NO_ID else (id_, outcome)
         self.waiting.remove(index)
         if not self.waiting:
@@ -106,7 +106,6 @@ class Reply:
                 texts.append(jsonrpc.result_line(id_, outcome))
         if texts:
             self.outbox.put(jsonrpc.join(texts, self.batch), fds, calls)
-            self.outbox.flush()
 
     def _with_fds(self, answer: Answer, before: int) -> tuple[Answer | CoentroError, list[int]]:
         """The answer with its descriptors copied and numbered over the line, or why not.
@@ -149,12 +148,11 @@ class Peer:
         self._daemon = daemon
         self._sock = sock
         self._splitter = lines.Splitter(daemon.config.limits.max_message_bytes)
-        self.outbox = Outbox(sock, lambda n: jsonrpc.join([jsonrpc.event_line(daemon.events.lost(n))], False))
+        self.outbox = Outbox(sock, self._lost, self._stuck)
         self._missed: list[dict[str, Any]] = []
         self._under_way = 0
         self._share_began = 0.0
-        self._idle = trio.Event()
-        self._scope = trio.CancelScope()
+        self._idle: trio.Event | None = None  # where the end waits for what is under way
         self._nursery: trio.Nursery | None = None
 
     @property
@@ -172,19 +170,18 @@ class Peer:
 
     def end(self) -> None:
         """Hang up, such as after a reload that admits this peer no more."""
-        self._scope.cancel()
+        if self._nursery is not None:
+            self._nursery.cancel_scope.cancel()
 
     async def serve(self) -> None:
         """Answer until the connection ends. Errors: none but Cancelled."""
         about = {**describe(self.credentials, self.user), "connection": self.number}
         self._daemon.events.tell("peer.connected", about, self.credentials.uid)
         try:
-            with self._scope:
-                async with trio.open_nursery() as nursery:
-                    self._nursery = nursery
-                    nursery.start_soon(self.outbox.run)
-                    await self._read()
-                    nursery.cancel_scope.cancel()
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                await self._read()
+                nursery.cancel_scope.cancel()
         finally:
             self.outbox.close()
             self._sock.close()
@@ -217,6 +214,7 @@ class Peer:
             await self._farewell(ParseError("the last line does not end in a newline"))
         # A peer that has only shut its sending side down still waits for its answers.
         while self._under_way and not self._hung_up():
+            self._idle = trio.Event()
             await self._idle.wait()
         if not self._hung_up():
             await self.outbox.drained()
@@ -230,29 +228,38 @@ class Peer:
             self.outbox.flush()
             await self.outbox.drained(below=QUEUED)
         if perf_counter() - self._share_began > SHARE_S:
+            self.outbox.flush()
             await trio.lowlevel.checkpoint()
             self._share_began = perf_counter()
 
     async def _receive(self) -> bytes:
         """The next bytes, b"" at the end. Errors: ParseError, OSError."""
-        while True:
-            try:
-                data, fds, truncated = lines.receive(self._sock, READ)
-            except BlockingIOError:
-                limit = PARTIAL_S if self._splitter.pending else inf
-                with trio.move_on_after(limit) as deadline:
+        while (came := self._there()) is None:
+            # Most connections rest here for most of their life, so no scope stands around it that is
+            # not needed, nor an `except`, which would keep its exception for as long.
+            if not self._splitter.pending:
+                await trio.lowlevel.wait_readable(self._sock)
+            else:
+                with trio.move_on_after(PARTIAL_S) as deadline:
                     await trio.lowlevel.wait_readable(self._sock)
                 if deadline.cancelled_caught:
                     text = f"{PARTIAL_S:g} s without a byte in the middle of a line"
-                    raise ParseError(text, fatal=True) from None
-                self._share_began = perf_counter()
-                continue
-            if fds or truncated:
-                for fd in fds:
-                    os.close(fd)
-                log.warning("peer %d sent descriptors unasked: hanging up", self.number)
-                raise OSError("descriptors were sent unasked")
-            return data
+                    raise ParseError(text, fatal=True)
+            self._share_began = perf_counter()
+        data, fds, truncated = came
+        if fds or truncated:
+            for fd in fds:
+                os.close(fd)
+            log.warning("peer %d sent descriptors unasked: hanging up", self.number)
+            raise OSError("descriptors were sent unasked")
+        return data
+
+    def _there(self) -> tuple[bytes, list[int], bool] | None:
+        """What has come, if anything has. Errors: OSError."""
+        try:
+            return lines.receive(self._sock, READ)
+        except BlockingIOError:
+            return None
 
     def _split(self, data: bytes) -> tuple[Sequence[bytes], ParseError | None]:
         """The whole lines, and what ends the connection after them."""
@@ -267,6 +274,7 @@ class Peer:
         most = self._daemon.config.limits.max_batch
         try:
             if len(line) > LARGE:
+                self.outbox.flush()
                 message = await trio.to_thread.run_sync(jsonrpc.parse, line, most)
             else:
                 message = jsonrpc.parse(line, most)
@@ -320,12 +328,21 @@ class Peer:
             except CoentroError as fault:
                 outcome = fault
             reply.settle(index, call.id, outcome)
+            self.outbox.flush()
         finally:
             if request.turn is not None:
                 request.turn.drop()
             self._under_way -= 1
-            self._idle.set()
-            self._idle = trio.Event()
+            if self._idle is not None:
+                self._idle.set()
+
+    def _stuck(self) -> None:
+        """The socket takes no more for now: a task goes on when it does."""
+        if self._nursery is not None:
+            self._nursery.start_soon(self.outbox.run)
+
+    def _lost(self, count: int) -> bytes:
+        return jsonrpc.join([jsonrpc.event_line(self._daemon.events.lost(count))], False)
 
     async def _farewell(self, fault: ParseError) -> None:
         """Say why, then let the connection go: the stream can't be trusted again."""

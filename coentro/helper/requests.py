@@ -64,6 +64,8 @@ class Lookup:
 
 @frozen
 class Since:
+    """How far a subscriber had heard."""
+
     run: Text
     seq: Annotated[int, Meta(ge=0)]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final, Literal, get_args
 
 from coentro import __version__
 from coentro.errors import InvalidParams
@@ -12,6 +12,7 @@ from coentro.helper.events import TYPES, Subscription
 from coentro.model import Uid
 
 if TYPE_CHECKING:
+    from coentro.helper import results
     from coentro.helper.daemon import Daemon
     from coentro.helper.peer import Request
     from coentro.helper.requests import Hello, Nothing, Subscribe
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 PROTOCOL: Final = 1
 
 # Of the protocol; what the platform can do of them is its own list (NetworkOps.capabilities).
-CAPABILITIES: Final = (
+Capability = Literal[
     "tun",
     "tun.queues",
     "tun.vnet_hdr",
@@ -34,10 +35,12 @@ CAPABILITIES: Final = (
     "audit",
     "power",
     "simulated",
-)
+]
+CAPABILITIES: Final[tuple[Capability, ...]] = get_args(Capability)
 
 
-def hello(daemon: Daemon, request: Request, params: Hello) -> dict[str, Any]:
+def hello(daemon: Daemon, request: Request, params: Hello) -> results.Hello:
+    """Say who is there and what can be done. Optional; a client of another protocol is refused."""
     if params.protocol not in (None, PROTOCOL):
         raise InvalidParams("$.protocol", f"this helper speaks protocol {PROTOCOL}")
     peer, limits = request.peer, daemon.config.limits
@@ -58,19 +61,24 @@ def hello(daemon: Daemon, request: Request, params: Hello) -> dict[str, Any]:
     }
 
 
-def ping(daemon: Daemon, request: Request, params: Nothing) -> dict[str, Any]:
+def ping(daemon: Daemon, request: Request, params: Nothing) -> results.Empty:
+    """Answer at once. Not counted by the rate."""
     return {}
 
 
-async def reload(daemon: Daemon, request: Request, params: Nothing) -> dict[str, Any]:
+async def reload(daemon: Daemon, request: Request, params: Nothing) -> results.Reloaded:
+    """Read the configuration again; the old one stays if the new one is bad."""
     try:
         return {"changed": await daemon.reload()}
     except ConfigError as fault:
         raise InvalidParams("$", f"the old configuration stays, as the new one is bad: {fault}") from None
 
 
-def subscribe(daemon: Daemon, request: Request, params: Subscribe) -> dict[str, Any]:
-    """Subscribing again replaces the subscription; missed events follow the answer."""
+def subscribe(daemon: Daemon, request: Request, params: Subscribe) -> results.Position:
+    """Be told of events from now on, or from `since` on.
+
+    Subscribing again replaces the subscription; missed events follow the answer.
+    """
     for index, name in enumerate(params.types or ()):
         if name not in TYPES:
             raise InvalidParams(f"$.types[{index}]", f"expected one of {', '.join(TYPES)}")
@@ -84,7 +92,7 @@ def subscribe(daemon: Daemon, request: Request, params: Subscribe) -> dict[str, 
         return "observe" in peer.scopes and (owner is None or peer.actor.sees(Uid(owner)))
 
     peer.subscription = Subscription(types, sees, peer.push)
-    here = {"run": daemon.events.run, "seq": daemon.events.seq}
+    here: results.Position = {"run": daemon.events.run, "seq": daemon.events.seq}
     if params.since is not None:
         missed = list(daemon.events.replay(peer.subscription, params.since.run, params.since.seq))
         peer.push_after_answer(missed)
@@ -92,7 +100,8 @@ def subscribe(daemon: Daemon, request: Request, params: Subscribe) -> dict[str, 
     return here
 
 
-def unsubscribe(daemon: Daemon, request: Request, params: Nothing) -> dict[str, Any]:
+def unsubscribe(daemon: Daemon, request: Request, params: Nothing) -> results.Empty:
+    """Be told of no more events."""
     if request.peer.subscription is not None:
         daemon.events.unsubscribe(request.peer.subscription)
         request.peer.subscription = None

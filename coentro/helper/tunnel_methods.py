@@ -18,6 +18,7 @@ from coentro.tunnels.tunnel import Tunnel
 from coentro.wire.params import amend, decode
 
 if TYPE_CHECKING:
+    from coentro.helper import results
     from coentro.helper.daemon import Daemon
     from coentro.helper.requests import Attach, Nothing
 
@@ -27,12 +28,17 @@ FIXED = ("name", "tun")  # of a spec, for a tunnel's whole life
 
 
 async def create(daemon: Daemon, request: Request, tree: dict[str, Any]) -> Answer:
+    """Make a tunnel as the spec says, all or nothing.
+
+    Its descriptors come with the answer, one per queue. The tunnel lives as long as the
+    connection, or as its lease moved to another by `tunnel.attach`.
+    """
     spec = await decoded(request, decode, tree, Spec)
     peer = request.peer
     daemon.access.allow(spec, peer.scopes)
     assert request.turn is not None  # the method table says that it changes
     tunnel = await daemon.manager.create(peer.actor, spec, peer, request.turn)
-    info = await daemon.manager.info(tunnel, lease=True)
+    info = daemon.manager.info(tunnel, {}, lease=True)  # nothing has gone through it yet
 
     def unsent() -> None:
         daemon.manager.undelivered(tunnel)
@@ -41,10 +47,12 @@ async def create(daemon: Daemon, request: Request, tree: dict[str, Any]) -> Answ
 
 
 async def attach(daemon: Daemon, request: Request, params: Attach) -> Answer:
+    """Move a tunnel's lease to this connection, with its descriptors where the helper holds them."""
     assert request.turn is not None  # as above
     peer = request.peer
+    counters = await daemon.manager.counters()
     tunnel = await daemon.manager.attach(peer.actor, params.id, params.lease, peer, request.turn)
-    return _with_fds(tunnel, await daemon.manager.info(tunnel))
+    return _with_fds(tunnel, daemon.manager.info(tunnel, counters))
 
 
 def _with_fds(tunnel: Tunnel, info: dict[str, Any]) -> Answer:
@@ -57,6 +65,10 @@ def _with_fds(tunnel: Tunnel, info: dict[str, Any]) -> Answer:
 
 
 async def update(daemon: Daemon, request: Request, tree: dict[str, Any]) -> dict[str, Any]:
+    """Change fields of a tunnel's spec, all or nothing; only the difference is applied.
+
+    A field that is left out stays, null restores its default.
+    """
     id_, patch = _target(tree)
     assert request.turn is not None  # as above
 
@@ -68,11 +80,16 @@ async def update(daemon: Daemon, request: Request, tree: dict[str, Any]) -> dict
     async with request.turn:
         tunnel = daemon.manager.find(request.peer.actor, id_)
         spec = await decoded(request, amended, tunnel.spec)
+        counters = await daemon.manager.counters()
         await daemon.manager.update(request.peer.actor, tunnel, spec, _named(patch))
-    return await daemon.manager.info(tunnel)
+    return daemon.manager.info(tunnel, counters)
 
 
 async def routes(daemon: Daemon, request: Request, tree: dict[str, Any]) -> dict[str, Any]:
+    """Add and remove routes of a tunnel, all or nothing.
+
+    Adding what is there, removing what is not, and naming one network in both are refused.
+    """
     params = await decoded(request, decode, tree, Routes)
     assert request.turn is not None  # as above
 
@@ -83,21 +100,28 @@ async def routes(daemon: Daemon, request: Request, tree: dict[str, Any]) -> dict
         return await daemon.manager.routes(request.peer.actor, params.id, params.add, params.remove, allowed)
 
 
-async def destroy(daemon: Daemon, request: Request, params: ById) -> dict[str, Any]:
+async def destroy(daemon: Daemon, request: Request, params: ById) -> results.Gone:
+    """End a tunnel; answered once the host is as it was before."""
     assert request.turn is not None  # as above
     await daemon.manager.destroy(request.peer.actor, params.id, request.turn)
     return {"id": params.id}
 
 
 async def get(daemon: Daemon, request: Request, params: ById) -> dict[str, Any]:
-    return await daemon.manager.info(daemon.manager.find(request.peer.actor, params.id))
+    """One tunnel's info."""
+    return (await daemon.manager.infos([daemon.manager.find(request.peer.actor, params.id)]))[0]
 
 
 async def list_(daemon: Daemon, request: Request, params: Nothing) -> dict[str, Any]:
+    """The tunnels that the caller sees: its own, with `admin` everyone's."""
     return {"tunnels": await daemon.manager.infos(daemon.manager.visible(request.peer.actor))}
 
 
 async def plan(daemon: Daemon, request: Request, tree: dict[str, Any]) -> dict[str, Any]:
+    """Say what a create, or with `id` an update, would change and what would refuse it.
+
+    Nothing is changed. Equal changes are grouped. Without `id` the fields are a whole spec.
+    """
     peer, manager = request.peer, daemon.manager
     tunnel: Tunnel | None = None
     named: frozenset[Family] = frozenset()

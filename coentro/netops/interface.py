@@ -9,7 +9,7 @@ tunnels and leases are decided above; here nothing is known of peers.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from attrs import field, frozen
 
@@ -105,9 +105,9 @@ class HostRoute:
 
 @frozen
 class Step:
-    """One step of a lookup: `kind` is rule, table, route, dns or firewall."""
+    """One step of a lookup."""
 
-    kind: str
+    kind: Literal["rule", "table", "route", "dns", "firewall"]
     text: str
     tunnel: TunnelId | None = None
     """The tunnel that made it; None: the host, or someone else."""

@@ -88,16 +88,22 @@ class Manager:
     def count(self) -> int:
         return len(self._tunnels)
 
-    async def info(self, tunnel: Tunnel, *, lease: bool = False) -> dict[str, Any]:
-        """`T` of one tunnel, with its counters."""
-        return (await self.infos([tunnel], lease=lease))[0]
+    async def counters(self) -> Mapping[TunnelId, Stats]:
+        """What has gone through the devices. A change whose answer tells them reads them first: one
+        that is made must not be answered with an error. Errors: Kernel."""
+        return await self.network.stats()
 
-    async def infos(self, tunnels: Sequence[Tunnel], *, lease: bool = False) -> list[dict[str, Any]]:
-        stats = await self.network.stats() if tunnels else {}
-        return [
-            t.to_json(self.network.packet_header_bytes(t.spec), stats.get(t.id, Stats()), lease=lease)
-            for t in tunnels
-        ]
+    def info(
+        self, tunnel: Tunnel, counters: Mapping[TunnelId, Stats], *, lease: bool = False
+    ) -> dict[str, Any]:
+        """`T` of one tunnel."""
+        header_bytes = self.network.packet_header_bytes(tunnel.spec)
+        return tunnel.to_json(header_bytes, counters.get(tunnel.id, Stats()), lease=lease)
+
+    async def infos(self, tunnels: Sequence[Tunnel]) -> list[dict[str, Any]]:
+        """`T` of each. Errors: Kernel."""
+        counters = await self.counters() if tunnels else {}
+        return [self.info(tunnel, counters) for tunnel in tunnels]
 
     # Changes, each in its turn
 
@@ -380,17 +386,15 @@ def _made_up(names: Iterable[str]) -> str:
 
 def _rerouted(spec: Spec, add: Networks, remove: Networks) -> Spec:
     """The spec with routes added and removed. Errors: InvalidParams, as the protocol says."""
-    known = {entry for f in FAMILIES for entry in spec.routes.entries(f)}
-    for net in add:
-        if net.packed in known:
-            raise InvalidParams("$.add", f"{net} is a route of the tunnel already")
-    added = {net.packed for net in add}
-    for net in remove:
-        if net.packed in added:
+    known = spec.routes
+    # Whole sets first: of a thousand networks it is almost never one that must be named.
+    if len(fresh := add.minus(known)) < len(add):
+        raise InvalidParams("$.add", f"{add.minus(fresh).first(1)[0]} is a route of the tunnel already")
+    for net in remove.minus(known):
+        if len(add.minus(Networks.of([net]))) < len(add):
             raise InvalidParams("$.remove", f"{net} stands in `add` as well")
-        if net.packed not in known:
-            raise InvalidParams("$.remove", f"{net} is no route of the tunnel")
-    return spec.with_routes(spec.routes.minus(remove).union(add))
+        raise InvalidParams("$.remove", f"{net} is no route of the tunnel")
+    return spec.with_routes(known.minus(remove).union(add))
 
 
 async def _in_thread(size: int, work: Callable[..., T], *args: Any) -> T:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 
 from coentro.client import Client
-from tests.ctl.scripted import ctl, done
+from tests.ctl.scripted import PROJECT, ctl, done
 from tests.sandbox import PLACE, Helper, host_state, run, run_helper
 
 pytestmark = [pytest.mark.netns, pytest.mark.usefixtures("tun_available")]
@@ -192,6 +193,25 @@ def test_coentroctl_keeps_no_descriptor_of_the_device(helper: Helper, profile: s
     assert "/dev/net/tun" not in held
     program.terminate()
     program.communicate(timeout=WAIT_S)
+
+
+def test_a_command_that_has_closed_its_descriptor_is_told_so(helper: Helper, profile: str) -> None:
+    code = (
+        "import sys, coentro.ctl.minded as m, coentro.ctl.main as main; m.LOOK_S = 0; sys.exit(main.main())"
+    )
+    for command, told in (("exec {COENTRO_TUN_FD}>&-; echo", True), ("echo", False)):
+        program = subprocess.Popen(
+            [sys.executable, "-c", code, "--socket", str(helper.socket), "run", profile, "--", "bash", "-c",
+             f"{command}; trap 'exit 4' HUP; echo; while :; do sleep 0.05; done"],
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=PROJECT,
+        )  # fmt: skip
+        assert program.stdout is not None
+        program.stdout.readline()
+        program.stdout.readline()
+        program.send_signal(signal.SIGHUP)
+        _, err = program.communicate(timeout=WAIT_S)
+        assert program.returncode == 4
+        assert ("the command has closed the tunnel's descriptor" in err) is told, err
 
 
 def test_a_killed_run_takes_command_and_tunnel_with_it(helper: Helper, profile: str) -> None:

@@ -31,7 +31,8 @@ def test_a_profile_is_a_spec_as_it_stands(tmp_path: Path) -> None:
         (b"linger_s = inf\n", "linger_s: expected a finite number"),
         (b"[dns]\nx = [nan]\n", "dns.x[0]: expected a finite number"),
         (b"engine = 1\n", "engine: expected a table"),
-        (b'[engine]\npreset = "wireguard"\n', "engine.preset: [engine] has no keys"),
+        (b'[engine]\npreset = "wireguard"\n', "engine.preset: unknown; [engine] has name and config"),
+        (b"[engine]\nname = 1\n", "engine.name: expected a text"),
         (b"a = " + b"[" * 100_000, "nested too deeply"),
     ],
 )

@@ -66,7 +66,7 @@ def test_the_command_has_the_descriptor_and_knows_the_tunnel(script: Script) -> 
     code, out, err = done(script, "run", _profile(script), "--", "sh", "-c", told)
     assert (code, out) == (0, "coentro0 1420 0 none\nend\n")
     assert "office is up" in err
-    assert _methods(script) == ["event.subscribe", "tunnel.create", "tunnel.destroy"]
+    assert _methods(script) == ["event.subscribe", "tunnel.create", "tunnel.get", "tunnel.destroy"]
 
 
 def test_with_several_queues_the_command_has_them_all(tmp_path: Path) -> None:
@@ -188,17 +188,20 @@ def test_another_tunnels_end_is_none_of_the_commands(script: Script) -> None:
     assert "this one went" in err
 
 
-def test_a_command_that_stays_without_its_tunnel_is_killed(script: Script) -> None:
-    hasty = (
-        "import sys, coentro.ctl.run as run, coentro.ctl.main as main;"
-        "run.GRACE_S = 0.2; sys.exit(main.main())"
-    )
-    stubborn = 'trap "" TERM; echo $$; while :; do sleep 0.05; done'
-    program = subprocess.Popen(
-        [sys.executable, "-c", hasty, *ctl_argv(script)[3:], "run", _profile(script), "--",
-         "sh", "-c", stubborn],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=PROJECT,
+def _hasty(script: Script, patch: str, *command: str) -> subprocess.Popen[str]:
+    """`run` whose patience is shorter: assignments to names of coentro.ctl.minded."""
+    code = f"import sys, coentro.ctl.minded as m, coentro.ctl.main as main; {patch}; sys.exit(main.main())"
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *ctl_argv(script)[3:], "run", _profile(script), "--", *command],
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=PROJECT,
     )  # fmt: skip
+
+
+STUBBORN = 'trap "" TERM; echo $$; while :; do sleep 0.05; done'
+
+
+def test_a_command_that_stays_without_its_tunnel_is_killed(script: Script) -> None:
+    program = _hasty(script, "m.GRACE_S = 0.2", "sh", "-c", STUBBORN)
     assert program.stdout is not None
     pid = program.stdout.readline()
     script.peers[-1].hang_up()
@@ -207,6 +210,67 @@ def test_a_command_that_stays_without_its_tunnel_is_killed(script: Script) -> No
     assert "the helper has gone away" in err
     assert "did not end within 0.2 s" in err
     assert _gone(int(pid))
+
+
+def test_a_command_that_hangs_when_it_is_told_to_end_is_killed(script: Script) -> None:
+    program = _hasty(script, "m.STOP_S = 0.2", "sh", "-c", STUBBORN)
+    assert program.stdout is not None
+    pid = program.stdout.readline()
+    program.terminate()
+    _, err = program.communicate(timeout=WAIT_S)
+    assert program.returncode == 128 + 9
+    assert "the command did not end within 0.2 s of SIGTERM, so it is killed" in err
+    assert _gone(int(pid))
+    assert _methods(script)[-1] == "tunnel.destroy"
+
+
+@pytest.mark.parametrize(("command", "told"), [
+    ("exit 3", "the command ended with exit code 3"),
+    ("kill -KILL $$", "the command was ended by SIGKILL"),
+])  # fmt: skip
+def test_a_command_that_fails_is_told_in_a_sentence(script: Script, command: str, told: str) -> None:
+    assert told in done(script, "run", _profile(script), "--", "sh", "-c", command)[2]
+
+
+orphans = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere orphans are init's children")
+
+
+@orphans
+@pytest.mark.parametrize("daemon", [
+    "sleep 100 & echo $!",
+    # As daemon(3) does it, and one that has to be told twice.
+    'setsid sh -c "sleep 100 & echo \\$!" &',
+    """sh -c 'trap "" TERM HUP; echo $$; while :; do sleep 0.05; done' &""",
+])  # fmt: skip
+def test_a_command_that_goes_into_the_background_is_ended_with_all_it_left(
+    script: Script, daemon: str
+) -> None:
+    program = _hasty(script, "m.GRACE_S = 0.2", "sh", "-c", f"{daemon}\nread x <&$COENTRO_TUN_FD; exit 0")
+    out, err = program.communicate(timeout=WAIT_S)
+    assert program.returncode == 0
+    assert "in the background; a tunnel ends with its command" in err
+    # communicate returns once all that held the pipe has ended.
+    assert _gone(int(out))
+    assert _methods(script)[-1] == "tunnel.destroy"
+
+
+@orphans
+def test_a_command_whose_children_end_with_it_is_not_blamed(script: Script) -> None:
+    _, _, err = done(script, "run", _profile(script), "--", "sh", "-c", "sleep 0.05 & true")
+    assert "background" not in err
+
+
+@pytest.mark.parametrize(("packets", "said"), [(0, True), (1, False)])
+def test_a_command_that_moved_no_packet_is_told_where_its_descriptor_is(
+    tmp_path: Path, packets: int, said: bool
+) -> None:
+    (tmp_path / "p.toml").write_text("")
+    stats = {**TUNNEL["stats"], "tx_packets": packets}
+    with scripted(tmp_path, event_subscribe={}, tunnel_create=tunnel(), tunnel_destroy=_destroy,
+                  tunnel_get={**TUNNEL, "stats": stats}) as script:  # fmt: skip
+        _, _, err = done(script, "run", _profile(script), "--", "true")
+    assert ("no packet went through the tunnel" in err) is said
+    assert ("COENTRO_TUN_FD" in err) is said
 
 
 @pytest.mark.skipif(not os.path.exists("/proc"), reason="PR_SET_PDEATHSIG is Linux's")

@@ -80,7 +80,8 @@ def test_root_becomes_somebody_with_nothing(user: str) -> None:
     )
     assert {int(status[name], 16) for name in SETS} == {0}
     assert status["NoNewPrivs"] == "1"
-    assert {int(status[name], 16) for name in ("SigBlk", "SigIgn")} == {0}
+    # glibc's posix_spawn leaves its own two signals, 32 and 33, ignored in whoever it starts.
+    assert {int(status[name], 16) & ~(0b11 << 31) for name in ("SigBlk", "SigIgn")} == {0}
     assert f"runs as {expected.pw_name}" in done.stdout
 
 

@@ -16,7 +16,8 @@ def told(heard: list[dict[str, Any]]) -> list[str]:
 
 
 def test_another_users_events_are_not_heard() -> None:
-    events, heard = Events(), []
+    events = Events()
+    heard: list[dict[str, Any]] = []
     events.subscribe(subscription(heard, 1000))
     events.tell("tunnel.up", {"name": "theirs"}, 1001)
     events.tell("tunnel.up", {"name": "mine"}, 1000)
@@ -26,7 +27,8 @@ def test_another_users_events_are_not_heard() -> None:
 
 
 def test_only_the_types_asked_for_are_heard() -> None:
-    events, heard = Events(), []
+    events = Events()
+    heard: list[dict[str, Any]] = []
     events.subscribe(subscription(heard, types=frozenset({"helper.stopping"})))
     events.tell("tunnel.up", {}, None)
     events.tell("helper.stopping", {})
@@ -55,7 +57,8 @@ def test_too_long_ago_another_run_or_the_future_begin_with_a_loss() -> None:
 
 
 def test_unsubscribed_is_silence() -> None:
-    events, heard = Events(), []
+    events = Events()
+    heard: list[dict[str, Any]] = []
     mine = subscription(heard)
     events.subscribe(mine)
     events.unsubscribe(mine)

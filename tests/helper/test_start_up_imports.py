@@ -9,6 +9,13 @@ import pytest
 
 HEAVY = {
     "cattrs",
+    "coentro.helper.document",
+    "coentro.helper.examples",
+    "coentro.helper.parameters",
+    "coentro.helper.payloads",
+    "coentro.helper.results",
+    "coentro.wire.openrpc",
+    "coentro.wire.schema",
     "difflib",
     "hypothesis",
     "jeepney",

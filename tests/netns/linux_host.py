@@ -58,13 +58,13 @@ def lan() -> None:
     sandbox.run("ip", "-6", "route", "add", "default", "via", "fd00:1::1")
 
 
-def settled(*, like: str | None = None) -> str:
+def settled(*, like: str | None = None, sysctls: bool = True) -> str:
     """The host once the kernel's own workers are done with IPv6 addresses: they put in their local
     routes after the call that adds them has returned (addrconf_dad_work). With `like` until it is
     that, or a while has passed in which any worker would have been done."""
     deadline = time.monotonic() + 5
     while True:
-        found = sandbox.host_state()
+        found = sandbox.host_state(sysctls=sysctls)
         if found == like or time.monotonic() > deadline:
             return found
         if like is None and all(f'"dst": "{a}"' in found for a in _own_ipv6()):
@@ -76,9 +76,9 @@ def _own_ipv6() -> list[str]:
     return [a["local"] for link in listed for a in link.get("addr_info", ())]
 
 
-def same(before: str, why: str = "") -> None:
+def same(before: str, why: str = "", *, sysctls: bool = True) -> None:
     """Assert that the host is, to the last line, as it was."""
-    now = settled(like=before)
+    now = settled(like=before, sysctls=sysctls)
     less, more = (set(a.splitlines()) - set(b.splitlines()) for a, b in ((before, now), (now, before)))
     assert now == before, f"{why}\nmissing: {less}\nadded: {more}"
 

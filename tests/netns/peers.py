@@ -18,7 +18,8 @@ from attrs import define, field
 
 from coentro.client import Client, HelperError
 from coentro.wire.lines import Descriptors, receive
-from tests.sandbox import PLACE, Helper, host_state
+from tests.netns.linux_host import same, settled
+from tests.sandbox import PLACE, Helper
 
 PATIENCE_S: Final = 20.0
 
@@ -81,9 +82,14 @@ def refused(code: int, reason: str | None = None) -> Iterator[Refusal]:
 @contextmanager
 def untouched() -> Iterator[None]:
     """After the block the host is as it was before; settings of links aside, which come and go with them."""
-    before = host_state(sysctls=False)
+    before = settled(sysctls=False)
     yield
-    assert host_state(sysctls=False) == before
+    same(before, sysctls=False)
+
+
+def unset(state: str) -> str:
+    """A host's state without the settings, which come and go with links."""
+    return "".join(line for line in state.splitlines(keepends=True) if not line.startswith("sysctl "))
 
 
 def eventually(holds: Callable[[], object], what: str) -> None:

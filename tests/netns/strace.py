@@ -61,8 +61,8 @@ def tampered(helper: Helper, where: str, call: str, fault: str, *options: str) -
             tracer.wait(PATIENCE_S)
 
 
-def changing_socket(helper: Helper) -> str:
-    """The netlink socket through which the helper changes the host: the first that it opened."""
+def netlink_sockets(helper: Helper) -> list[str]:
+    """In the order in which it opened them: what changes the host, what reads it, what listens."""
     inodes = {line.split()[-1] for line in _NETLINK.read_text().splitlines()[1:]}
     there = sorted(descriptors(helper.pid).items())
-    return next(to for _, to in there if to.removeprefix("socket:[").rstrip("]") in inodes)
+    return [to for _, to in there if to.removeprefix("socket:[").rstrip("]") in inodes]

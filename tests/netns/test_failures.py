@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import struct
 import subprocess
 from collections.abc import Iterator
@@ -26,8 +27,8 @@ from coentro.client import Client, HelperError, HelperGone
 from coentro.client.plain import Tunnel
 from tests.netns.hostile import hostile
 from tests.netns.linux_host import batch, lan, many, many_texts, same, settled
-from tests.netns.peers import connected, descriptors, event, refused
-from tests.netns.strace import changing_socket, tampered
+from tests.netns.peers import connected, descriptors, event, eventually, refused
+from tests.netns.strace import netlink_sockets, tampered
 from tests.sandbox import Helper, host_state, run, run_helper
 
 KERNEL, NOT_FOUND = -32005, -32002
@@ -75,7 +76,7 @@ def client(helper: Helper) -> Iterator[Client]:
 @pytest.mark.usefixtures("strace")
 def test_a_create_refused_at_any_request_to_the_kernel_is_undone(helper: Helper, client: Client) -> None:
     before, open_before = settled(), len(descriptors(helper.pid))
-    where = changing_socket(helper)
+    where, *_ = netlink_sockets(helper)
     kinds: set[str] = set()
     for nth in count(1):
         with tampered(helper, where, "sendto", f"error=EPERM:when={nth}") as tampering:
@@ -98,7 +99,7 @@ def test_a_create_refused_at_any_request_to_the_kernel_is_undone(helper: Helper,
 @pytest.mark.usefixtures("strace")
 def test_an_update_refused_at_any_request_to_the_kernel_is_undone(helper: Helper, client: Client) -> None:
     before = settled()
-    where = changing_socket(helper)
+    where, *_ = netlink_sockets(helper)
     kinds: set[str] = set()
     with client.create(**SPEC) as tunnel:
         standing, shown = settled(), _shown(client, tunnel)
@@ -114,6 +115,41 @@ def test_an_update_refused_at_any_request_to_the_kernel_is_undone(helper: Helper
         assert _shown(client, tunnel) != shown
         expected = {"RTM_GETLINK", "RTM_NEWLINK", "RTM_NEWADDR", "RTM_DELADDR", "RTM_NEWROUTE", "RTM_NEWRULE"}
         assert expected | {"RTM_DELRULE", "RTM_DELROUTE"} <= kinds
+    same(before)
+
+
+@pytest.mark.usefixtures("strace")
+def test_what_was_done_is_never_answered_with_an_error(helper: Helper, client: Client) -> None:
+    before = settled()
+    _, where, *_ = netlink_sockets(helper)
+    for nth in count(1):
+        with tampered(helper, where, "sendto", f"error=EPERM:when={nth}") as tampering:
+            failure = _refusal(client, "tunnel.create", SPEC)
+        made = client.call("tunnel.list")["tunnels"]
+        # Where it was not refused the helper may have been looking after an event.
+        assert len(made) == (failure is None), (failure, tampering.hits)
+        for tunnel in made:
+            client.call("tunnel.destroy", {"id": tunnel["id"]})
+        same(before)
+        if not tampering.hits:
+            break
+    assert nth > 1
+    with client.create(**SPEC) as standing:
+        shown = _shown(client, standing)
+        with tampered(helper, where, "sendto", "error=EPERM:when=1") as tampering:
+            failure = _refusal(client, "tunnel.update", {"id": standing.id, "routes": []})
+        assert (_shown(client, standing) == shown) is (failure is not None), (failure, tampering.hits)
+        with (
+            connected(helper) as other,
+            tampered(helper, where, "sendto", "error=EPERM:when=1") as tampering,
+        ):
+            moved = _refusal(other, "tunnel.attach", {"id": standing.id, "lease": standing.lease}) is None
+        # Only the lease's own connection takes the tunnel along when it ends.
+        if moved:
+            eventually(lambda: not client.call("tunnel.list")["tunnels"], "the end of the tunnel")
+        else:
+            client.call("tunnel.update", {"id": standing.id, "mtu": 1400})
+            assert client.call("tunnel.get", {"id": standing.id})["spec"]["mtu"] == 1400
     same(before)
 
 
@@ -144,7 +180,7 @@ def test_an_undo_that_is_refused_too_is_told_and_made_good_by_the_next_change(
     helper: Helper, client: Client
 ) -> None:
     before = settled()
-    where = changing_socket(helper)
+    where, *_ = netlink_sockets(helper)
     with tampered(helper, where, "sendto", "") as counting:
         client.create(**SPEC).close()
     (last, *_) = (n for n, call in enumerate(counting.calls, 1) if "RTM_NEWRULE" in call and "INET6" in call)
@@ -358,8 +394,16 @@ def test_a_device_made_persistent_and_dark_by_its_holder_goes_all_the_same(
 def test_nothing_that_an_engine_writes_into_the_descriptor_changes_the_host(
     helper: Helper, client: Client
 ) -> None:
+    for number in (1, 66):  # a redirect counts only from a gateway in use, and to a neighbour that is known
+        near = f"192.168.1.{number} lladdr 02:00:00:00:00:{number:02} dev e0 nud permanent"
+        run("ip", "neighbour", "add", *near.split())
     before = settled()
-    with client.create(**{**SPEC, "routes": ["0.0.0.0/0", "::/0"]}) as tunnel:
+    with (
+        client.create(**{**SPEC, "routes": ["0.0.0.0/0", "::/0"]}) as tunnel,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as flow,
+    ):
+        flow.bind(("192.168.1.2", 5555))
+        flow.connect(("203.0.113.7", 5555))
         standing, shown = settled(), _shown(client, tunnel)
         ways = _ways(client)
         for packet in hostile():
@@ -387,14 +431,14 @@ def test_a_helper_killed_in_the_middle_of_a_bulk_leaves_nothing_to_its_successor
     spec = {**FULL, "routes": [*FULL["routes"], *bulk[::2]], "exclude": bulk[1::2]}
     left: list[int] = []
     with run_helper(tmp_path) as helper, connected(helper) as client:
-        with tampered(helper, changing_socket(helper), "sendto", "", "--raw=sendto") as counting:
+        with tampered(helper, netlink_sockets(helper)[0], "sendto", "", "--raw=sendto") as counting:
             client.create(**spec)
         requests = len(counting.calls)
     for nth in (requests // 10, requests // 2, requests):
         with run_helper(tmp_path) as helper, connected(helper) as client:
             same(before)
             fault = f"signal=KILL:when={nth}"
-            with tampered(helper, changing_socket(helper), "sendto", fault, "--raw=sendto"):
+            with tampered(helper, netlink_sockets(helper)[0], "sendto", fault, "--raw=sendto"):
                 with pytest.raises(HelperGone):
                     client.create(**spec)
                 assert helper.process.wait(20) == -signal.SIGKILL

@@ -19,9 +19,9 @@ import pytest
 
 from coentro.client import Client, HelperGone
 from tests.forked import quiet_fork
-from tests.netns.linux_host import lan, many, many_texts
+from tests.netns.linux_host import lan, many, many_texts, same, settled
 from tests.netns.notices import Notices
-from tests.netns.peers import Raw, configured, connected, descriptors, event, refused, request
+from tests.netns.peers import Raw, configured, connected, descriptors, event, refused, request, unset
 from tests.sandbox import Helper, host_state, run, run_helper
 
 pytestmark = pytest.mark.usefixtures("tun_available")
@@ -41,7 +41,7 @@ FULL: Final = {
 def host() -> str:
     """A host with a physical network, as it was before anything of ours."""
     lan()
-    return host_state()
+    return settled()
 
 
 @pytest.fixture
@@ -104,7 +104,7 @@ def test_a_tunnel_of_a_client_that_hangs_up_is_gone(host: str, helper: Helper, o
         client.close()
         event(onlooker, "tunnel.down", id=tunnel.id, why="its client's connection ended")
         # The client's own descriptors are still open: the device is gone all the same.
-        assert host_state() == host
+        same(host)
         tunnel.close_fds()
 
 
@@ -124,24 +124,24 @@ def test_a_client_killed_at_each_step_of_create_leaves_nothing(
             killed(pid)
         event(onlooker, "peer.gone", pid=pid)
         all_settled(onlooker)
-        assert host_state() == host, f"killed after notice {step} of {steps}"
+        same(unset(host), f"killed after notice {step} of {steps}", sysctls=False)
+    same(host)
     assert onlooker.call("tunnel.list") == {"tunnels": []}
 
 
-@pytest.mark.parametrize("sent", ["half of it", "all of it", "all of it twice"])
 def test_a_create_whose_client_is_gone_before_it_is_read_is_undone(
-    sent: str, host: str, helper: Helper, onlooker: Client
+    host: str, helper: Helper, onlooker: Client
 ) -> None:
     create = request("tunnel.create", **FULL, linger_s=600)
-    helper.process.send_signal(signal.SIGSTOP)
-    with Raw(helper) as peer:
-        lines = {"half of it": create[:-9], "all of it": create, "all of it twice": create + create}
-        peer.sock.sendall(lines[sent])
-    helper.process.send_signal(signal.SIGCONT)
-    event(onlooker, "peer.gone")
-    all_settled(onlooker)
-    assert onlooker.call("tunnel.list") == {"tunnels": []}
-    assert host_state() == host
+    for sent in (create[:-9], create, create + create):
+        helper.process.send_signal(signal.SIGSTOP)
+        with Raw(helper) as peer:
+            peer.sock.sendall(sent)
+        helper.process.send_signal(signal.SIGCONT)
+        event(onlooker, "peer.gone")
+        all_settled(onlooker)
+        assert onlooker.call("tunnel.list") == {"tunnels": []}
+        same(host)
 
 
 def test_a_create_whose_answer_does_not_fit_is_undone_even_if_it_would_linger(
@@ -159,7 +159,7 @@ def test_a_create_whose_answer_does_not_fit_is_undone_even_if_it_would_linger(
         peer.close()
         event(onlooker, "tunnel.down", id=made["id"], why="its answer was not taken")
     event(onlooker, "tunnel.down", id=routes.id)
-    assert host_state() == host
+    same(host)
     all_settled(onlooker)
     assert descriptors(helper.pid) == idle, "the descriptors that were on their way are closed"
 
@@ -180,7 +180,7 @@ def test_a_client_that_only_stops_sending_gets_its_answers(
                 os.close(fd)
         assert {id_: "result" in line for id_, line in answers.items()} == {1: True, 2: True, 3: True}
         event(onlooker, "tunnel.down", name="half", why="its client's connection ended")
-    assert host_state() == host
+    same(host)
 
 
 # With its time
@@ -196,18 +196,18 @@ def test_a_tunnel_lingers_for_its_owner_to_come_back(
         onlooker.subscribe()
         first = connected(helper, alice)
         tunnel = first.create(**FULL, name="stays", linger_s=3600)
-        standing = host_state()
+        standing = settled()
         first.close()
         assert event(onlooker, "tunnel.changed", id=tunnel.id)["data"]["lease"] == "lingering"
         told = second.call("tunnel.get", {"id": tunnel.id})
         assert (told["state"], told["ends_at"] > told["created_at"]) == ("lingering", True)
-        assert host_state() == standing
+        same(standing)
         for who, lease in ((other, tunnel.lease), (onlooker, tunnel.lease), (second, "no")):
             with refused(NOT_FOUND):
                 who.call("tunnel.attach", {"id": tunnel.id, "lease": lease})
         back = second.attach(tunnel.id, str(tunnel.lease))
         assert (back.info["state"], back.info["ends_at"]) == ("up", None)
-        assert host_state() == standing
+        same(standing)
         # It lingers again, is changed and destroyed by whoever of its owner's connections.
         second.close()
         event(onlooker, "tunnel.changed", id=tunnel.id, lease="lingering")
@@ -216,10 +216,10 @@ def test_a_tunnel_lingers_for_its_owner_to_come_back(
             assert changed["state"] == "lingering", "a promise that was made is not taken back"
             third.call("tunnel.destroy", {"id": tunnel.id})
             event(onlooker, "tunnel.down", id=tunnel.id, why="destroyed")
-            assert host_state() == host
+            same(host)
             short = third.create(**FULL, linger_s=0.01)
         event(onlooker, "tunnel.down", id=short.id, why="it lingered and nobody came back")
-        assert host_state() == host
+        same(host)
         # Two that linger end with the helper.
         with connected(helper, alice) as fourth:
             fourth.create(**FULL, linger_s=3600)
@@ -227,7 +227,7 @@ def test_a_tunnel_lingers_for_its_owner_to_come_back(
         event(onlooker, "tunnel.changed", lease="lingering")
         event(onlooker, "tunnel.changed", lease="lingering")
         assert helper.stop() == 0
-    assert host_state() == host
+    same(host)
 
 
 # With its helper
@@ -253,7 +253,7 @@ def test_a_hundred_cycles_cost_no_descriptor(host: str, helper: Helper, onlooker
             assert peer.line()["result"] == {}
         event(onlooker, "peer.gone")
     assert descriptors(helper.pid) == before
-    assert host_state() == host
+    same(host)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -276,7 +276,7 @@ def test_a_signal_ends_it_with_every_tunnel_undone_and_more_signals_skip_nothing
             if select.select([ended], [], [], 0.001)[0]:
                 break
         assert helper.process.wait() == 0
-        assert host_state() == host
+        same(host)
         assert not helper.socket.exists()
         told = [event(onlooker, "tunnel.down", id=tunnel.id)["data"] for tunnel in made]
         assert {(t["why"], len(t["left"])) for t in told} == {("the helper is stopping", 0)}
@@ -297,21 +297,21 @@ def test_stopping_in_the_middle_of_a_create_undoes_it_and_refuses_those_behind_i
         while (line := peer.line()) is not None:
             answers[line["id"]] = line
         assert helper.process.wait(20) == 0
-        assert host_state() == host
+        same(host)
         assert answers[2]["error"]["code"] == BUSY, answers[2]
         assert "result" in answers[1] or answers[1]["error"]["code"] == BUSY
 
 
 def test_sigusr1_is_logged_and_does_nothing(helper: Helper) -> None:
     with connected(helper) as client, client.create(**FULL) as tunnel:
-        standing = host_state()
+        standing = settled()
         helper.process.send_signal(signal.SIGUSR1)
         helper.process.send_signal(signal.SIGHUP)  # heard after the other: trio keeps their order
         while "configuration read again" not in helper.stderr:
             client.call("session.ping")
         assert "SIGUSR1" in helper.stderr
         assert client.call("tunnel.get", {"id": tunnel.id})["state"] == "up"
-        assert host_state() == standing
+        same(standing)
 
 
 @pytest.mark.parametrize("client", ["dead", "alive"])
@@ -336,7 +336,7 @@ def test_the_next_helper_takes_down_what_a_killed_one_left_before_it_listens(
         else:
             assert run("ip", "route", "get", "192.0.2.1", check=False).returncode != 0
     with run_helper(tmp_path) as helper:
-        assert host_state() == host
+        same(host)
         assert "left by an earlier helper" in helper.stderr
         with connected(helper) as again:
             assert again.call("tunnel.list") == {"tunnels": []}
@@ -345,4 +345,4 @@ def test_the_next_helper_takes_down_what_a_killed_one_left_before_it_listens(
                 assert host_state() != host
         for tunnel in tunnels:
             tunnel.close_fds()
-    assert host_state() == host
+    same(host)

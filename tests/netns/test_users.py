@@ -17,7 +17,7 @@ import pytest
 
 from coentro.client import Client, NotAdmitted
 from tests import enclosure
-from tests.netns.linux_host import lan
+from tests.netns.linux_host import lan, same, settled
 from tests.netns.peers import (
     Raw,
     configured,
@@ -29,7 +29,7 @@ from tests.netns.peers import (
     request,
     untouched,
 )
-from tests.sandbox import PLACE, Helper, as_user, host_state, run, run_helper
+from tests.sandbox import PLACE, Helper, as_user, run, run_helper
 
 pytestmark = pytest.mark.usefixtures("tun_available")
 
@@ -130,7 +130,7 @@ def test_anothers_events_are_not_heard_nor_told_later(
 
 def test_root_may_do_all_to_anyones_tunnel_but_attach(three: tuple[Client, Client, Client]) -> None:
     alice, _, root = three
-    before = host_state()
+    before = settled()
     theirs = alice.create(name="theirs", **SPLIT)
     alice.subscribe()
     with refused(NOT_FOUND):
@@ -141,7 +141,7 @@ def test_root_may_do_all_to_anyones_tunnel_but_attach(three: tuple[Client, Clien
     root.call("tunnel.destroy", {"id": theirs.id})
     event(alice, "tunnel.down", id=theirs.id, why="destroyed")
     theirs.close_fds()
-    assert host_state() == before
+    same(before)
 
 
 # What two can't both have
@@ -195,7 +195,7 @@ def test_full_v4_and_full_v6_and_split_ones_stand_beside_each_other(
     three: tuple[Client, Client, Client],
 ) -> None:
     alice, bob, _ = three
-    before = host_state()
+    before = settled()
     full4 = alice.create(**FULL4)
     full6 = bob.create(**FULL6)
     split = bob.create(**SPLIT)
@@ -214,7 +214,7 @@ def test_full_v4_and_full_v6_and_split_ones_stand_beside_each_other(
     assert f"dev {full6.interface} " in run("ip", "route", "get", "2001:db8::1").stdout
     split.close()
     full6.close()
-    assert host_state() == before
+    same(before)
 
 
 def test_what_overlaps_conflicts_whichever_came_first(three: tuple[Client, Client, Client]) -> None:
@@ -246,9 +246,9 @@ def test_root_takes_everything_over_and_its_holder_gets_it_back(
     alice, _, root = three
     alice.subscribe()
     spec = {**FULL4, "addresses": ["10.9.0.2/32", "fd00:9::2/128"], "routes": ["0.0.0.0/0", "::/0"]}
-    before = host_state()
+    before = settled()
     full = alice.create(name="full", **spec)
-    plain = host_state(sysctls=False)
+    plain = settled(sysctls=False)
     ours = root.create(name="ours", addresses=["10.6.0.2/32"], routes=["0.0.0.0/0"])
     told = event(alice, "tunnel.degraded", id=full.id)
     problems = alice.call("tunnel.get", {"id": full.id})["problems"]
@@ -270,9 +270,9 @@ def test_root_takes_everything_over_and_its_holder_gets_it_back(
     assert "dev e0 " in run("ip", "route", "get", "192.0.2.1").stdout, "it comes back only when asked for"
     back = alice.call("tunnel.update", {"id": full.id, "routes": spec["routes"]})
     assert back["problems"] == []
-    assert host_state(sysctls=False) == plain
+    same(plain, sysctls=False)
     full.close()
-    assert host_state() == before
+    same(before)
 
 
 def test_what_root_took_of_one_family_is_told_until_that_family_is_back(
@@ -492,7 +492,7 @@ def test_a_reload_is_followed_by_those_who_are_connected(tmp_path: Path, two_uid
     path = configured(f"[scopes.admin]\nuids = [{bob}]\n", two_uids)
     with run_helper(tmp_path, "--config", path) as helper, ExitStack() as open_ones:
         first, second, root = (open_ones.enter_context(connected(helper, uid)) for uid in (alice, bob, 0))
-        before = host_state()
+        before = settled()
         mine = first.create(name="mine", **SPLIT)
         second.subscribe()
         root.subscribe()
@@ -518,6 +518,16 @@ def test_a_reload_is_followed_by_those_who_are_connected(tmp_path: Path, two_uid
         heard = second.next_event(10)
         assert heard is not None
         assert (heard["type"], heard["data"]["name"]) == ("tunnel.up", "theirs"), "it still hears as an admin"
+        # Nor does one hear anything who may observe no more, until that is back.
+        configured(f"[scopes.observe]\nuids = [{alice}]\n", two_uids)
+        root.call("helper.reload")
+        second.create(name="unheard", addresses=["10.7.0.3/32"]).close()
+        configured("", two_uids)
+        root.call("helper.reload")
+        second.create(name="heard", addresses=["10.7.0.3/32"])
+        heard = second.next_event(10)
+        assert heard is not None
+        assert heard["data"]["name"] == "heard"
         # One who is admitted no more is hung up on, and what hangs on the connection goes.
         configured("", [bob])
         helper.process.send_signal(signal.SIGHUP)
@@ -530,24 +540,7 @@ def test_a_reload_is_followed_by_those_who_are_connected(tmp_path: Path, two_uid
         mine.close_fds()
         second.close()
         event(root, "tunnel.down", name="theirs")
-        assert host_state() == before
-
-
-def test_who_may_observe_no_more_hears_no_more(tmp_path: Path, two_uids: tuple[int, int]) -> None:
-    alice, bob = two_uids
-    path = configured("", two_uids)
-    with run_helper(tmp_path, "--config", path) as helper, ExitStack() as open_ones:
-        first, root = (open_ones.enter_context(connected(helper, uid)) for uid in (alice, 0))
-        first.subscribe()
-        configured(f"[scopes.observe]\nuids = [{bob}]\n", two_uids)
-        root.call("helper.reload")
-        first.create(name="unheard", addresses=["10.7.0.2/32"])
-        configured("", two_uids)
-        root.call("helper.reload")
-        first.create(name="heard", addresses=["10.7.0.3/32"])
-        told = first.next_event(10)
-        assert told is not None
-        assert told["data"]["name"] == "heard"
+        same(before)
 
 
 def test_a_user_who_may_not_reach_the_socket_is_told_by_the_system(

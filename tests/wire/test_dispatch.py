@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from importlib.metadata import version
-from inspect import Signature, signature
 from typing import Any
 
 import pytest
@@ -182,7 +181,7 @@ def test_jsonrpcserver_is_the_one_whose_insides_were_read() -> None:
 
 
 def test_jsonrpcserver_dispatches_as_it_did() -> None:
-    from jsonrpcserver.dispatcher import dispatch_request
+    from jsonrpcserver.dispatcher import call, get_method
     from jsonrpcserver.exceptions import JsonRpcError
     from jsonrpcserver.request import Request
     from jsonrpcserver.result import Success
@@ -195,25 +194,19 @@ def test_jsonrpcserver_dispatches_as_it_did() -> None:
             raise JsonRpcError(-1, "no", data)
         return Success((ctx, params))
 
-    request = Request("m", {"a": 1}, 7)
-    given, outcome = dispatch_request({"m": method}, "me", request)
-    assert given is request
+    found = get_method({"m": method}, "m")
+    assert isinstance(found, Right)
+    assert found._value is method
+    missing = get_method({"m": method}, "n")
+    assert isinstance(missing, Left)
+    assert (missing._error.code, missing._error.data) == (-32601, "n")
+    outcome = call(Request("m", {"a": 1}, 7), "me", method)
     assert isinstance(outcome, Right)
     assert outcome._value.result == ("me", {"a": 1})
-    _, outcome = dispatch_request({"m": method}, "me", Request("m", {"refuse": 1}, 7))
+    outcome = call(Request("m", {"refuse": 1}, 7), "me", method)
     assert isinstance(outcome, Left)
     assert (outcome._error.code, outcome._error.message) == (-1, "no")
     assert outcome._error.data is data
-    _, outcome = dispatch_request({"m": method}, "me", Request("n", {}, 7))
-    assert (outcome._error.code, outcome._error.data) == (-32601, "n")
-    _, outcome = dispatch_request({"m": method}, "me", Request("m", [1], 7))
-    assert outcome._error.code == -32602
-
-
-def test_the_signature_is_not_computed_at_each_call(dispatcher: Dispatcher[str]) -> None:
-    method = dispatcher._methods["session.ping"]
-    assert isinstance(vars(method)["__signature__"], Signature)
-    assert signature(method) is signature(method)
 
 
 def test_every_error_knows_its_code() -> None:

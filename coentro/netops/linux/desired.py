@@ -9,7 +9,7 @@ and Tailscale's policy routing; the numbers are recognised without any record (d
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 from attrs import field, frozen
@@ -24,10 +24,9 @@ _DEVICELESS: Final = frozenset({UNREACHABLE, THROW})
 _TO_UNREACHABLE: Final = bytes.maketrans(bytes((UNICAST,)), bytes((UNREACHABLE,)))
 
 # What never leaves a link (RFC 1112, RFC 3927, RFC 4291): a full tunnel does not take it, as on macOS.
-_LINK_ONLY: Final[dict[Family, tuple[bytes, ...]]] = {
-    4: tuple(network(t).packed for t in ("224.0.0.0/4", "169.254.0.0/16", "255.255.255.255/32")),
-    6: tuple(network(t).packed for t in ("ff00::/8", "fe80::/10")),
-}
+_LINK_ONLY: Final = Networks.of(
+    network(t) for t in ("224.0.0.0/4", "169.254.0.0/16", "255.255.255.255/32", "ff00::/8", "fe80::/10")
+)
 
 
 @frozen
@@ -241,7 +240,7 @@ def want(ranges: Ranges, onlink: Networks, tunnels: Sequence[Wanted]) -> dict[Th
     `onlink`: the host's on-link networks in private ranges, which stay outside where nothing
     narrower is routed.
     """
-    outside = {f: _endpoints(f, tunnels) for f in FAMILIES}
+    outside = Networks.of(e.host for t in tunnels for e in t.spec.endpoints)
     shall: dict[Thing, Any] = {}
     for tunnel in tunnels:
         spec, name = tunnel.spec, tunnel.id
@@ -254,11 +253,11 @@ def want(ranges: Ranges, onlink: Networks, tunnels: Sequence[Wanted]) -> dict[Th
             shall[Address(name, address.family, address.address, address.prefix.length)] = True
         for family in FAMILIES:
             everything = family not in tunnel.withdrawn and spec.everything(family)
-            entries = _entries(family, tunnel, everything, outside[family], onlink)
-            if not entries:
+            table = _table(family, tunnel, everything, outside, onlink)
+            if not table:
                 continue
             number = ranges.table(tunnel.slot)
-            shall[Table(name, family, number)] = Packed.of(SIZE[family] + 1, entries)
+            shall[Table(name, family, number)] = table
             if everything:
                 shall[Floor(name, family, number)] = True
             priority = ranges.priority(tunnel.slot, everything)
@@ -266,36 +265,27 @@ def want(ranges: Ranges, onlink: Networks, tunnels: Sequence[Wanted]) -> dict[Th
     return shall
 
 
-def _endpoints(family: Family, tunnels: Iterable[Wanted]) -> list[bytes]:
-    """Every tunnel's endpoints, outside of every tunnel."""
-    return [e.host.packed for t in tunnels for e in t.spec.endpoints if len(e.address) == SIZE[family]]
+def _table(family: Family, tunnel: Wanted, everything: bool, endpoints: Networks, onlink: Networks) -> Packed:
+    """A table's entries; empty where the tunnel has nothing of the family. `endpoints`: all tunnels'.
 
-
-def _entries(
-    family: Family, tunnel: Wanted, everything: bool, endpoints: Iterable[bytes], onlink: Networks
-) -> dict[bytes, int]:
-    """A table's entries; empty where the tunnel has nothing of the family.
-
-    Filled from what yields to what wins (docs/protocol.md, "A tunnel's spec"): of equal networks
+    Laid from what yields to what wins (docs/protocol.md, "A tunnel's spec"): of equal networks
     the kernel takes one, so this settles it; a narrower one wins in the kernel itself.
     """
-    spec = tunnel.spec
+    spec, width = tunnel.spec, SIZE[family] + 1
     served = family not in tunnel.withdrawn
-    routes = spec.routes.entries(family) if served else ()
-    block = tuple(spec.block.entries(family)) if served else ()
-    own = dict.fromkeys(spec.prefixes().entries(family), UNICAST)
-    own.update(dict.fromkeys(routes, UNICAST))
-    if not own and not block:
-        return {}
-    entries: dict[bytes, int] = {}
-    if everything:
-        entries.update(dict.fromkeys(_LINK_ONLY[family], THROW))
-    entries.update(dict.fromkeys(onlink.entries(family), THROW))
-    entries.update(own)
-    size = SIZE[family]
-    servers = (s.host.packed for s in spec.servers() if len(s.address) == size)
-    entries.update(dict.fromkeys(servers, UNICAST))
-    entries.update(dict.fromkeys(block, UNREACHABLE))
-    entries.update(dict.fromkeys(spec.exclude.entries(family), THROW))
-    entries.update(dict.fromkeys(endpoints, THROW))
-    return entries
+    own = spec.prefixes().union(spec.routes) if served else spec.prefixes()
+    block = spec.block if served else Networks()
+    table = Packed(width, b"")
+    if not own.packed(family) and not block.packed(family):
+        return table
+    for networks, kind in (
+        (_LINK_ONLY if everything else Networks(), THROW),
+        (onlink, THROW),
+        (own, UNICAST),
+        (Networks.of(s.host for s in spec.servers()), UNICAST),
+        (block, UNREACHABLE),
+        (spec.exclude, THROW),
+        (endpoints, THROW),
+    ):
+        table = table.merge(Packed.alike(width, networks.packed(family), kind))
+    return table

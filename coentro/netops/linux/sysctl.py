@@ -24,6 +24,8 @@ _IPV4: Final = (
     ("rp_filter", "1"),
     # Of two addresses of one network the second would go with the first.
     ("promote_secondaries", "1"),
+    # Whoever holds the descriptor can take the carrier away, and with it the routes where this is on.
+    ("ignore_routes_with_linkdown", "0"),
 )
 _IPV6: Final = (
     ("disable_ipv6", "1"),
@@ -31,6 +33,7 @@ _IPV6: Final = (
     ("accept_ra", "0"),
     ("accept_redirects", "0"),
     ("autoconf", "0"),
+    ("ignore_routes_with_linkdown", "0"),
 )
 
 
