@@ -14,6 +14,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from heapq import merge
+from itertools import repeat
+from operator import add
 from socket import AF_INET, AF_INET6, inet_ntop, inet_pton
 from typing import Final, Literal, NamedTuple
 
@@ -140,33 +142,46 @@ _SPECIAL_FIRST: Final[dict[Family, frozenset[int]]] = {
 
 
 # By the digits of the length: the host bits, and the last byte of an entry.
-_ENDINGS: Final[dict[Family, dict[str, tuple[int, bytes]]]] = {
-    family: {str(n): (_MASKS[family][n], bytes((n,))) for n in range(BITS[family] + 1)} for family in FAMILIES
+_HOST_BITS: Final[dict[Family, dict[str, bytes]]] = {
+    f: {str(n): _MASKS[f][n].to_bytes(SIZE[f], "big") for n in range(BITS[f] + 1)} for f in FAMILIES
 }
-_ENDINGS_4, _ENDINGS_6 = _ENDINGS[4], _ENDINGS[6]
-_FIRST_4, _FIRST_6 = _SPECIAL_FIRST[4], _SPECIAL_FIRST[6]
+_LAST: Final = {str(n): bytes((n,)) for n in range(129)}
 
 
-def _ordinary(text: str) -> bytes | None:
-    """The entry of a network that has nothing odd; None for those that parse_network has to judge.
+def _all_ordinary(texts: list[object]) -> Networks | None:
+    """The set, if none of the texts has anything odd; None if parse_network has to judge them.
 
-    A hundred thousand routes come in one call, and nearly all of them are of this kind.
+    A hundred thousand routes come in one call and nearly always all are of this kind, so each
+    step is done for all of them by one function in C, ten times as fast as a loop here.
     """
-    plain, _, digits = text.partition("/")
+    if not {str}.issuperset(map(type, texts)):
+        return None
+    known: list[str] = texts  # type: ignore[assignment]  # as was just seen
+    four = [text for text in known if ":" not in text]
+    six = [text for text in known if ":" in text] if len(four) < len(known) else []
+    v4, v6 = _family_of_ordinary(4, four), _family_of_ordinary(6, six)
+    return None if v4 is None or v6 is None else Networks(v4, v6)
+
+
+def _family_of_ordinary(family: Family, texts: list[str]) -> bytes | None:
+    size = SIZE[family]
+    parts = [text.partition("/") for text in texts]
+    digits = [part[2] for part in parts]
     try:
-        if ":" in plain:
-            host_bits, last = _ENDINGS_6[digits]
-            address = inet_pton(AF_INET6, plain)
-            if address[0] in _FIRST_6 or "." in plain:
-                return None
-        else:
-            host_bits, last = _ENDINGS_4[digits]
-            address = inet_pton(AF_INET, plain)
-            if address[0] in _FIRST_4:
-                return None
+        addresses = list(map(inet_pton, repeat(AF[family]), [part[0] for part in parts]))
+        host_bits = b"".join(map(_HOST_BITS[family].__getitem__, digits))
     except (KeyError, OSError, ValueError):
         return None
-    return None if int.from_bytes(address, "big") & host_bits else address + last
+    whole = b"".join(addresses)
+    if not _SPECIAL_FIRST[family].isdisjoint(whole[::size]) or any(
+        "." in text for text in texts if family == 6
+    ):
+        return None
+    # One AND of two long numbers: whether any address has a bit where its length has none.
+    if int.from_bytes(whole, "big") & int.from_bytes(host_bits, "big"):
+        return None
+    entries = sorted(map(add, addresses, map(_LAST.__getitem__, digits)))
+    return b"".join(entries) if len(set(entries)) == len(entries) else None
 
 
 def shown(text: str) -> str:
@@ -198,16 +213,17 @@ class Networks:
     @classmethod
     def parse(cls, texts: Iterable[object]) -> Networks:
         """From a list of texts; the path of a fault is `$[index]`."""
+        many = list(texts)
+        if (packed := _all_ordinary(many)) is not None:
+            return packed
         seen: dict[bytes, int] = {}
-        for index, text in enumerate(texts):
+        for index, text in enumerate(many):
             if type(text) is not str:
                 raise InvalidParams(f"$[{index}]", "expected a text such as 10.0.0.0/8")
-            entry = _ordinary(text)
-            if entry is None:
-                try:
-                    entry = parse_network(text).packed
-                except InvalidParams as fault:
-                    raise fault.below(f"$[{index}]") from None
+            try:
+                entry = parse_network(text).packed
+            except InvalidParams as fault:
+                raise fault.below(f"$[{index}]") from None
             if seen.setdefault(entry, index) != index:
                 raise InvalidParams(f"$[{index}]", f"{text} stands at [{seen[entry]}] already")
         return cls.of_entries(seen)

@@ -195,23 +195,28 @@ def test_coentroctl_keeps_no_descriptor_of_the_device(helper: Helper, profile: s
     program.communicate(timeout=WAIT_S)
 
 
-def test_a_command_that_has_closed_its_descriptor_is_told_so(helper: Helper, profile: str) -> None:
-    code = (
-        "import sys, coentro.ctl.minded as m, coentro.ctl.main as main; m.LOOK_S = 0; sys.exit(main.main())"
-    )
-    for command, told in (("exec {COENTRO_TUN_FD}>&-; echo", True), ("echo", False)):
-        program = subprocess.Popen(
-            [sys.executable, "-c", code, "--socket", str(helper.socket), "run", profile, "--", "bash", "-c",
-             f"{command}; trap 'exit 4' HUP; echo; while :; do sleep 0.05; done"],
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=PROJECT,
-        )  # fmt: skip
-        assert program.stdout is not None
-        program.stdout.readline()
-        program.stdout.readline()
-        program.send_signal(signal.SIGHUP)
-        _, err = program.communicate(timeout=WAIT_S)
-        assert program.returncode == 4
-        assert ("the command has closed the tunnel's descriptor" in err) is told, err
+@pytest.mark.parametrize("closes", [True, False])
+def test_a_command_that_has_closed_its_descriptor_is_told_so(
+    helper: Helper, profile: str, closes: bool
+) -> None:
+    patch = f"m.LOOK_S = {2 if closes else 0}"
+    code = f"import sys, coentro.ctl.minded as m, coentro.ctl.main as main; {patch}; sys.exit(main.main())"
+    close = "exec {COENTRO_TUN_FD}>&-;" if closes else ""
+    program = subprocess.Popen(
+        [sys.executable, "-c", code, "--socket", str(helper.socket), "run", profile, "--", "bash", "-c",
+         f"{close} trap 'echo told; exit 4' HUP; echo; while :; do sleep 0.05; done"],
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=PROJECT,
+    )  # fmt: skip
+    assert program.stdout is not None
+    lines = iter(program.stdout)
+    if closes:
+        assert any("the command has closed the tunnel's descriptor" in line for line in lines)
+    else:
+        assert any(line == "\n" for line in lines)
+    program.send_signal(signal.SIGHUP)
+    out, _ = program.communicate(timeout=WAIT_S)
+    assert program.returncode == 4
+    assert "closed" not in out
 
 
 def test_a_killed_run_takes_command_and_tunnel_with_it(helper: Helper, profile: str) -> None:

@@ -237,20 +237,20 @@ orphans = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere orphans 
 
 @orphans
 @pytest.mark.parametrize("daemon", [
-    "sleep 100 & echo $!",
-    # As daemon(3) does it, and one that has to be told twice.
-    'setsid sh -c "sleep 100 & echo \\$!" &',
-    """sh -c 'trap "" TERM HUP; echo $$; while :; do sleep 0.05; done' &""",
+    "sleep 100 & echo $! >$FILE",
+    # As daemon(3) does it, and one that does not listen.
+    "setsid sh -c 'sleep 100 & echo $! >$FILE' &",
+    """sh -c 'trap "" TERM; echo $$ >$FILE; while :; do sleep 0.05; done' &""",
 ])  # fmt: skip
 def test_a_command_that_goes_into_the_background_is_ended_with_all_it_left(
-    script: Script, daemon: str
+    script: Script, tmp_path: Path, daemon: str
 ) -> None:
-    program = _hasty(script, "m.GRACE_S = 0.2", "sh", "-c", f"{daemon}\nread x <&$COENTRO_TUN_FD; exit 0")
-    out, err = program.communicate(timeout=WAIT_S)
+    code = f"export FILE={tmp_path}/pid\n{daemon}\nuntil [ -s $FILE ]; do sleep 0.02; done"
+    program = _hasty(script, "m.GRACE_S = 0.2", "sh", "-c", code)
+    _, err = program.communicate(timeout=WAIT_S)
     assert program.returncode == 0
     assert "in the background; a tunnel ends with its command" in err
-    # communicate returns once all that held the pipe has ended.
-    assert _gone(int(out))
+    assert _gone(int((tmp_path / "pid").read_text()))
     assert _methods(script)[-1] == "tunnel.destroy"
 
 

@@ -124,3 +124,24 @@ async def test_a_peer_that_is_gone_keeps_no_descriptor_and_wakes_who_waits(pair:
     assert descriptors() == before - 1  # the pipe's ends, and theirs
     outbox.put(b"more\n", [os.dup(0)])
     assert descriptors() == before - 1
+
+
+async def test_only_a_socket_that_takes_no_more_asks_for_a_task_and_for_one_at_a_time(pair: Pair) -> None:
+    ours, theirs = pair
+    asked: list[int] = []
+    outbox = Outbox(ours, lost, lambda: asked.append(1))
+    outbox.put(b"quick\n")
+    outbox.flush()
+    assert not asked
+    for times in (1, 2):
+        outbox.put(b"x" * 1_000_000 + b"\n")
+        outbox.flush()
+        outbox.put(b"more\n")
+        outbox.flush()
+        assert len(asked) == times
+        data = b""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(outbox.run)
+            while not data.endswith(b"more\n"):
+                await wait_all_tasks_blocked()
+                data += drain(theirs)
