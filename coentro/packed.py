@@ -21,9 +21,18 @@ def split(data: bytes, size: int) -> Iterator[bytes]:
     return (entry for (entry,) in iter_unpack(f"{size}s", data))
 
 
+def position(data: bytes, size: int, key: bytes, start: int = 0, end: int | None = None) -> int:
+    """How many entries are less than `key`, which is one or begins one; at least `start` are."""
+    last = len(data) // size if end is None else end
+    # Changes often follow each other closely: then this saves the bisection.
+    if start == last or data[start * size : start * size + size] >= key:
+        return start
+    return bisect_left(range(last), key, start + 1, last, key=lambda at: data[at * size : at * size + size])
+
+
 def holds(data: bytes, size: int, entry: bytes) -> bool:
     """Whether the set has this entry."""
-    at = _position(data, size, entry) * size
+    at = position(data, size, entry) * size
     return data[at : at + size] == entry
 
 
@@ -67,7 +76,7 @@ def difference(one: bytes, other: bytes, size: int) -> tuple[bytes, bytes]:
             continue
         if min(last - first, end - start) > LEAF:
             middle = (first + last) // 2
-            cut = _position(other, size, one[middle * size : middle * size + size], start, end)
+            cut = position(other, size, one[middle * size : middle * size + size], start, end)
             # The lower half is looked at first, so that what is found is in order.
             rest += [(middle, last, cut, end), (first, middle, start, cut)]
             continue
@@ -76,21 +85,12 @@ def difference(one: bytes, other: bytes, size: int) -> tuple[bytes, bytes]:
     return b"".join(ours), b"".join(theirs)
 
 
-def _position(data: bytes, size: int, key: bytes, start: int = 0, end: int | None = None) -> int:
-    """How many entries are less than `key`, which is one or begins one; at least `start` are."""
-    last = len(data) // size if end is None else end
-    # Changes often follow each other closely: then this saves the bisection.
-    if start == last or data[start * size : start * size + size] >= key:
-        return start
-    return bisect_left(range(last), key, start + 1, last, key=lambda at: data[at * size : at * size + size])
-
-
 def _woven(many: bytes, few: bytes, size: int, key: int, *, replace: bool) -> bytes:
     """`overlay` of few entries; `replace`: whether they win."""
     pieces: list[bytes] = []
     done = at = 0
     for entry in split(few, size):
-        at = _position(many, size, entry[:key], at)
+        at = position(many, size, entry[:key], at)
         here = at * size
         taken = many[here : here + key] == entry[:key]
         if taken and not replace:
@@ -106,7 +106,7 @@ def _cut(many: bytes, few: bytes, size: int) -> bytes:
     pieces: list[bytes] = []
     done = at = 0
     for entry in split(few, size):
-        at = _position(many, size, entry, at)
+        at = position(many, size, entry, at)
         here = at * size
         if many[here : here + size] == entry:
             pieces.append(many[done:here])

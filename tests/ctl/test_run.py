@@ -237,20 +237,19 @@ orphans = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere orphans 
 
 @orphans
 @pytest.mark.parametrize("daemon", [
-    "sleep 100 & echo $! >$FILE",
+    "sleep 100 >/dev/null & echo $!",
     # As daemon(3) does it, and one that does not listen.
-    "setsid sh -c 'sleep 100 & echo $! >$FILE' &",
-    """sh -c 'trap "" TERM; echo $$ >$FILE; while :; do sleep 0.05; done' &""",
+    "setsid sh -c 'sleep 100 >/dev/null & echo $!'",
+    """sh -c 'trap "" TERM; echo $$; exec >/dev/null; while :; do sleep 0.05; done' &""",
 ])  # fmt: skip
 def test_a_command_that_goes_into_the_background_is_ended_with_all_it_left(
-    script: Script, tmp_path: Path, daemon: str
+    script: Script, daemon: str
 ) -> None:
-    code = f"export FILE={tmp_path}/pid\n{daemon}\nuntil [ -s $FILE ]; do sleep 0.02; done"
-    program = _hasty(script, "m.GRACE_S = 0.2", "sh", "-c", code)
-    _, err = program.communicate(timeout=WAIT_S)
+    program = _hasty(script, "m.GRACE_S = 0.2", "sh", "-c", f"pid=$({daemon}); echo $pid")
+    out, err = program.communicate(timeout=WAIT_S)
     assert program.returncode == 0
     assert "in the background; a tunnel ends with its command" in err
-    assert _gone(int((tmp_path / "pid").read_text()))
+    assert _gone(int(out))
     assert _methods(script)[-1] == "tunnel.destroy"
 
 

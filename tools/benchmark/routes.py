@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Iterator, Sequence
+from functools import partial
 from socket import AF_INET6, inet_ntop
 from statistics import median
 
@@ -74,14 +75,14 @@ def _update(client: Client, routes: Sequence[str], rounds: int) -> Result:
     """A thousand added, then the same taken away: the mean of both calls."""
     few = v4(SOME, 11)
     pairs = []
-    with client.create(**_V4, routes=routes) as tunnel:
-
-        def change(what: str) -> float:
-            return seconds(lambda: client.call("tunnel.routes", {"id": tunnel.id, what: few}))
-
-        for _ in range(rounds):
-            ours = (change("add") + change("remove")) / 2
-            pairs.append((ours, _made(client, {"addresses": ["198.51.100.2/32"]}, v4(SOME, 12))[0]))
+    for _ in range(rounds):
+        alone, _ = _made(client, _V4, few)
+        with client.create(**_V4, routes=routes) as tunnel:
+            add, remove = (
+                seconds(partial(client.call, "tunnel.routes", {"id": tunnel.id, what: few}))
+                for what in ("add", "remove")
+            )
+        pairs.append(((add + remove) / 2, alone))
     return of_pairs("update", pairs)
 
 

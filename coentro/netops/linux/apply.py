@@ -10,7 +10,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from errno import EADDRNOTAVAIL, EBUSY, EEXIST, EIO, ENOBUFS, ENODEV, ENOENT, ESRCH, errorcode
-from socket import if_nametoindex
+from fcntl import ioctl
+from struct import Struct
 from typing import Final
 
 from coentro.netops.interface import Device, Failure
@@ -37,6 +38,8 @@ from coentro.plan import Change, Op, Packed
 ALIAS: Final = "coentro:"
 _GONE: Final = frozenset({ESRCH, ENOENT, ENODEV, EADDRNOTAVAIL})
 _NO_DEVICE: Final = 0
+_SIOCGIFINDEX: Final = 0x8933  # netdevice(7)
+_IFREQ_INDEX: Final = Struct("16si20x")
 _ARPHRD_NONE: Final = 0xFFFE  # linux/if_arp.h: no link layer
 
 
@@ -135,7 +138,7 @@ class Applier:
             _close(old.fds)
         opened = open_tun(settings.queues, vnet_hdr=settings.vnet_hdr, packet_info=settings.packet_info)
         try:
-            index = _index_of(opened.name)
+            index = _index_of(self._netlink, opened.name)
             self._netlink.request(encode_link_set(index, alias=ALIAS + tunnel, mtu=settings.mtu))
             sysctl.harden(opened.name, settings.mtu)
         except BaseException:
@@ -261,12 +264,10 @@ def _failure(op: str, code: int, message: str) -> Failure:
     return Failure(op, errorcode.get(code, str(code)), message)
 
 
-def _index_of(name: str) -> int:
-    try:
-        return if_nametoindex(name)
-    except OSError:
-        # Python gives it no errno before 3.13; there is but one reason.
-        raise OSError(ENODEV, os.strerror(ENODEV), name) from None
+def _index_of(netlink: Netlink, name: str) -> int:
+    """if_nametoindex(3) opens a socket of its own, which fails where descriptors are short."""
+    answer = ioctl(netlink.sock, _SIOCGIFINDEX, _IFREQ_INDEX.pack(name.encode(), 0))
+    return int(_IFREQ_INDEX.unpack(answer)[1])
 
 
 def _close(fds: Iterable[int]) -> None:
