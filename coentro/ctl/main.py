@@ -6,6 +6,7 @@ printed is either that, as JSON, or its table. `up`, `run` and `events` stay and
 
 from __future__ import annotations
 
+import os
 import sys
 from argparse import SUPPRESS, ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Callable, Iterable, Sequence
@@ -16,7 +17,6 @@ from coentro.client.errors import HelperError, HelperGone, NoHelper
 from coentro.client.plain import Client
 from coentro.ctl import faults, host, shown, tunnels
 from coentro.ctl.faults import Fault
-from coentro.ctl.profile import load
 
 Ask = Callable[[Client, Namespace], Any]
 Show = Callable[[Any], Iterable[str]]
@@ -62,9 +62,29 @@ def _parse(argv: list[str]) -> Namespace:
     return args
 
 
+class _Help(RawDescriptionHelpFormatter):
+    """argparse makes one for every argument that is added, and asks shutil for the width unless it is
+    told: a tenth of the time of a short command is the import of shutil and its compressors."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, width=_columns() - 2)
+
+
+def _columns() -> int:
+    """Of the terminal, as shutil.get_terminal_size has it."""
+    try:
+        return int(os.environ.get("COLUMNS", "")) or 80
+    except ValueError:
+        pass
+    try:
+        return os.get_terminal_size(1).columns or 80
+    except OSError:
+        return 80
+
+
 def _parser() -> ArgumentParser:
     parser = ArgumentParser("coentroctl", description="Talk to the privileged VPN helper.", epilog=EPILOG,
-                            formatter_class=RawDescriptionHelpFormatter, allow_abbrev=False)  # fmt: skip
+                            formatter_class=_Help, allow_abbrev=False)  # fmt: skip
     parser.add_argument("--version", action="version", version=f"coentroctl {__version__}")
     _common(parser, None, "table")
     commands = parser.add_subparsers(dest="name_of_command", metavar="COMMAND", required=True)
@@ -83,7 +103,7 @@ def _parser() -> ArgumentParser:
     show = _ask(group, "show", "one in full", tunnels.show, tunnels.show_table)
     show.add_argument("name", metavar="NAME", help="a tunnel's name or id")
     plan = _ask(group, "plan", "what `up` would change, and its undo", tunnels.plan, tunnels.plan_table,
-                lambda args: load(args.profile).spec)  # fmt: skip
+                _spec)  # fmt: skip
     plan.add_argument("profile", metavar="PROFILE.toml")
 
     group = _group(commands, "routes", "routes")
@@ -130,14 +150,16 @@ def _common(parser: ArgumentParser, socket: object, output: object) -> None:
 
 
 def _leaf(commands: Any, name: str, text: str) -> ArgumentParser:
-    leaf: ArgumentParser = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+    leaf: ArgumentParser = commands.add_parser(
+        name, help=text, description=text, formatter_class=_Help, allow_abbrev=False
+    )
     # Accepted behind the command too; absent there, what stood before it holds.
     _common(leaf, SUPPRESS, SUPPRESS)
     return leaf
 
 
 def _group(commands: Any, name: str, text: str) -> Any:
-    group = commands.add_parser(name, help=text, allow_abbrev=False)
+    group = commands.add_parser(name, help=text, formatter_class=_Help, allow_abbrev=False)
     return group.add_subparsers(metavar="COMMAND", required=True)
 
 
@@ -203,6 +225,12 @@ def _import(args: Namespace) -> int:
     from coentro.ctl.wgquick import import_
 
     return import_(args)
+
+
+def _spec(args: Namespace) -> dict[str, Any]:
+    from coentro.ctl.profile import load
+
+    return load(args.profile).spec
 
 
 def _types(text: str) -> list[str]:

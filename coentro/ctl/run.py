@@ -61,8 +61,11 @@ def _run(tunnel: Opened, preset: Preset) -> int:
             environ = {**order.environ, **tunnel.environment(), **launch.environ}
             pid = start(launch.argv, environ, launch.descriptors, order.identity, launch.confinement)
         except NotStarted as fault:
-            tunnel.destroy()
+            _destroy(tunnel)
             raise Fault(str(fault), fault.code, f"the tunnel {tunnel.name} is gone again") from None
+        except EngineFault:
+            _destroy(tunnel)
+            raise
         tunnel.close_descriptors()
         minded = Minded(pid, tunnel, signals, _say)
         try:

@@ -17,6 +17,7 @@ from typing import Final, NoReturn
 import trio
 
 from coentro import __version__, files
+from coentro.errors import CoentroError
 from coentro.helper import listen, logs
 from coentro.helper.access import Access
 from coentro.helper.config import Config, ConfigError, load
@@ -74,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     except BaseExceptionGroup as group:
         # trio wraps what `listen` raised inside of its nurseries; anything else is a fault of ours.
         first = _only(group)
-        if isinstance(first, StartError | listen.ListenError | OSError):
+        if isinstance(first, StartError | listen.ListenError | CoentroError | OSError):
             sys.exit(f"coentro-helper: {logs.plain(str(first))}")
         raise
     sys.exit(0)

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from attrs import frozen
 
+from coentro.errors import Conflict
 from coentro.model import Spec
 from coentro.networks import FAMILIES, Family, Networks, overlaps
 from coentro.tunnels.tunnel import Actor, Tunnel
@@ -26,6 +27,11 @@ class Verdict:
 
     conflicts: tuple[dict[str, Any], ...]
     takeover: tuple[tuple[Tunnel, Family], ...]
+
+    def refuse(self) -> None:
+        """Errors: Conflict, if there is one."""
+        if self.conflicts:
+            raise Conflict(sentence(self.conflicts), self.conflicts)
 
 
 @frozen

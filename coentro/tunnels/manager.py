@@ -11,8 +11,7 @@ from __future__ import annotations
 import logging
 import secrets
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import count
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import trio
@@ -22,7 +21,6 @@ from coentro.clock import BootClock
 from coentro.errors import (
     Busy,
     CoentroError,
-    Conflict,
     InvalidParams,
     Kernel,
     Limit,
@@ -33,7 +31,8 @@ from coentro.model import Spec, TunnelId
 from coentro.netops.interface import Failure, Host, NetworkEvent, NetworkOps, Stats, Wanted
 from coentro.networks import FAMILIES, Family, Networks
 from coentro.plan import Change, diff
-from coentro.tunnels.conflicts import Verdict, judge, sentence
+from coentro.tunnels.amendments import made_up, rerouted
+from coentro.tunnels.conflicts import Verdict, judge
 from coentro.tunnels.tunnel import Actor, Lease, Tunnel, TunnelState
 from coentro.tunnels.turns import Turn, Turns
 
@@ -115,9 +114,9 @@ class Manager:
             mine = [t for t in self._tunnels.values() if t.owner == actor.uid]
             if len(mine) >= self.limits.tunnels_per_uid:
                 raise Limit(f"you have {len(mine)} tunnels, which is all that this helper allows")
-            name = spec.name or _made_up(t.name for t in mine)
+            name = spec.name or made_up(t.name for t in mine)
             verdict = await self._judge(spec, name, actor, actor.uid, frozenset(), None)
-            _refuse(verdict)
+            verdict.refuse()
             taken = self._take_over(verdict)
             host = await self.network.look()
             id_ = TunnelId(secrets.token_hex(8))
@@ -147,7 +146,7 @@ class Manager:
         """Add and remove routes of a tunnel, all or nothing; the caller has the turn."""
         self._running()
         tunnel = self.find(actor, id_)
-        spec = await _in_thread(len(tunnel.spec.routes) + len(add), _rerouted, tunnel.spec, add, remove)
+        spec = await _in_thread(len(tunnel.spec.routes) + len(add), rerouted, tunnel.spec, add, remove)
         spec.check()
         allowed(spec)
         named = frozenset(f for f in FAMILIES if add.packed(f) or remove.packed(f))
@@ -185,7 +184,7 @@ class Manager:
         self._possible(spec)
         mine = [t.name for t in self._tunnels.values() if t.owner == actor.uid]
         owner = tunnel.owner if tunnel else actor.uid
-        name = tunnel.name if tunnel else spec.name or _made_up(mine)
+        name = tunnel.name if tunnel else spec.name or made_up(mine)
         withdrawn = tunnel.withdrawn - reclaims if tunnel else frozenset()
         verdict = await self._judge(spec, name, actor, owner, withdrawn, tunnel)
         host = await self.network.look()
@@ -231,7 +230,14 @@ class Manager:
             return
         with trio.CancelScope(shield=True):
             async with self.turns.take():
-                host = await self.network.look()
+                try:
+                    host = await self.network.look()
+                except CoentroError as fault:
+                    # The next change of this tunnel meets ENODEV and says so.
+                    log.error(
+                        "the host can't be read (%s): whether %s stands is not known", fault, tunnel.name
+                    )
+                    return
                 if not any(key.is_link and key.link == tunnel.id for key in host.state):
                     await self._end(tunnel, "its interface was removed")
 
@@ -298,7 +304,7 @@ class Manager:
         self._possible(spec)
         withdrawn = tunnel.withdrawn - reclaims
         verdict = await self._judge(spec, tunnel.name, actor, tunnel.owner, withdrawn, tunnel)
-        _refuse(verdict)
+        verdict.refuse()
         taken = self._take_over(verdict)
         host = await self.network.look()
         new = Wanted(tunnel.id, tunnel.slot, spec, withdrawn)
@@ -348,22 +354,23 @@ class Manager:
 
     async def _retry(self, name: str) -> None:
         """What could not be taken down still bears our marks: a later look finds it again."""
+        why = ""
         for pause in RETRY_S:
             await trio.sleep(pause)
             async with self.turns.take():
-                host = await self.network.look(everything=True)
+                try:
+                    host = await self.network.look(everything=True)
+                except CoentroError as fault:
+                    why = fault.message
+                    continue
                 failures = await self.network.force(await self._changes(host, {}))
             if not failures:
                 log.info("what was left of %s is gone", name)
                 return
-        problem = f"{failures[0].op} of {name} can't be taken down: {failures[0].message}"
+            why = f"{failures[0].op}: {failures[0].message}"
+        problem = f"what is left of {name} can't be taken down: {why}"
         self.problems.append(problem)
         log.error("%s", problem)
-
-
-def _refuse(verdict: Verdict) -> None:
-    if verdict.conflicts:
-        raise Conflict(sentence(verdict.conflicts), verdict.conflicts)
 
 
 def _left(failures: Sequence[Failure]) -> Kernel:
@@ -377,24 +384,6 @@ def _left(failures: Sequence[Failure]) -> Kernel:
 
 def _taken_over(family: Family) -> str:
     return f"root has taken over everything of IPv{family}; its routes are withdrawn"
-
-
-def _made_up(names: Iterable[str]) -> str:
-    taken = set(names)
-    return next(name for n in count() if (name := f"vpn{n}") not in taken)
-
-
-def _rerouted(spec: Spec, add: Networks, remove: Networks) -> Spec:
-    """The spec with routes added and removed. Errors: InvalidParams, as the protocol says."""
-    known = spec.routes
-    # Whole sets first: of a thousand networks it is almost never one that must be named.
-    if len(fresh := add.minus(known)) < len(add):
-        raise InvalidParams("$.add", f"{add.minus(fresh).first(1)[0]} is a route of the tunnel already")
-    for net in remove.minus(known):
-        if len(add.minus(Networks.of([net]))) < len(add):
-            raise InvalidParams("$.remove", f"{net} stands in `add` as well")
-        raise InvalidParams("$.remove", f"{net} is no route of the tunnel")
-    return spec.with_routes(known.minus(remove).union(add))
 
 
 async def _in_thread(size: int, work: Callable[..., T], *args: Any) -> T:

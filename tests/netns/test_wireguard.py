@@ -451,6 +451,7 @@ def test_an_engine_that_never_answers_is_ended(world: World) -> None:
     )  # fmt: skip
     assert done.returncode == 1
     assert "did not answer on its control socket within 0.3 s" in done.stderr
+    assert "background" not in done.stderr
     assert host_state() == before
 
 

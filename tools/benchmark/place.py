@@ -114,12 +114,13 @@ def peer(argv: Sequence[str], path: str) -> Iterator[tuple[subprocess.Popen[byte
 
 
 @contextmanager
-def helper() -> Iterator[tuple[subprocess.Popen[bytes], socket.socket]]:
-    """The helper, and the first connection to it."""
+def helper(*, configured: bool = True) -> Iterator[tuple[subprocess.Popen[bytes], socket.socket]]:
+    """The helper, and the first connection to it. Not `configured`: with its defaults."""
     state = PLACE / "state"
     state.mkdir(mode=0o700, exist_ok=True)
-    where = ("--socket", SOCKET, "--state-dir", str(state), "--config", str(PLACE / "helper.toml"))
-    with peer(python("-m", "coentro.helper", *where, "--log-level", "error"), SOCKET) as (process, wire):
+    options = ["--socket", SOCKET, "--state-dir", str(state), "--log-level", "error"]
+    options += ["--config", str(PLACE / "helper.toml")] if configured else []
+    with peer(python("-m", "coentro.helper", *options), SOCKET) as (process, wire):
         yield process, wire
     with suppress(FileNotFoundError):
         os.unlink(SOCKET)

@@ -35,7 +35,7 @@ def command(argv: list[str]) -> float:
 def first_answer(idle: list[float]) -> float:
     """From nothing to the answer to a ping; notes the MiB of the helper that then has nothing to do."""
     began = time.perf_counter()
-    with place.helper() as (process, wire):
+    with place.helper(configured=False) as (process, wire):
         wire.sendall(PING)
         wire.recv(4096)
         took = time.perf_counter() - began
