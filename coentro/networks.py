@@ -267,7 +267,11 @@ def covers_family(packed: bytes, family: Family) -> bool:
     if packed.startswith(EVERYTHING[family]):
         return True
     lengths = packed[width - 1 :: width]
-    # An upper bound by counting, since nested networks only count twice: nearly all stop here.
+    # Upper bounds, since nested networks only count twice: as if all were as wide as the widest,
+    # and by counting those of each length. Nearly all stop here.
+    widest = next((n for n in range(bits + 1) if n in lengths), bits)
+    if len(lengths) << bits - widest < 1 << bits:
+        return False
     if sum(lengths.count(n) << bits - n for n in range(bits + 1)) < 1 << bits:
         return False
     reached = 0

@@ -24,9 +24,14 @@ def split(data: bytes, size: int) -> Iterator[bytes]:
 def position(data: bytes, size: int, key: bytes, start: int = 0, end: int | None = None) -> int:
     """How many entries are less than `key`, which is one or begins one; at least `start` are."""
     last = len(data) // size if end is None else end
-    # Changes often follow each other closely: then this saves the bisection.
     if start == last or data[start * size : start * size + size] >= key:
         return start
+    # In ever longer steps at first, since changes often follow each other closely.
+    step = 1
+    while start + step < last and data[(start + step) * size : (start + step + 1) * size] < key:
+        start += step
+        step *= 2
+    last = min(start + step, last)
     return bisect_left(range(last), key, start + 1, last, key=lambda at: data[at * size : at * size + size])
 
 
@@ -56,7 +61,7 @@ def without(data: bytes, gone: bytes, size: int) -> bytes:
     if len(gone) * SPARSE < len(data):
         return _cut(data, gone, size)
     if len(data) * SPARSE < len(gone):
-        return b"".join(entry for entry in split(data, size) if not holds(gone, size, entry))
+        return _rest(data, gone, size)
     taken = set(split(gone, size))
     return b"".join(entry for entry in split(data, size) if entry not in taken)
 
@@ -113,3 +118,14 @@ def _cut(many: bytes, few: bytes, size: int) -> bytes:
             done = here + size
     pieces.append(many[done:])
     return b"".join(pieces)
+
+
+def _rest(few: bytes, many: bytes, size: int) -> bytes:
+    """Of few entries those that are not among the many."""
+    kept: list[bytes] = []
+    at = 0
+    for entry in split(few, size):
+        at = position(many, size, entry, at)
+        if many[at * size : at * size + size] != entry:
+            kept.append(entry)
+    return b"".join(kept)
