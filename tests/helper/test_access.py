@@ -54,7 +54,7 @@ def test_uid_gid_and_supplementary_groups_admit(who: Who) -> None:
 
 
 def test_names_are_looked_up_and_missing_ones_told() -> None:
-    user, group = pwd.getpwuid(os.geteuid()), grp.getgrgid(os.getegid())
+    user, group = pwd.getpwuid(0), grp.getgrgid(0)
     who = Who(users=(user.pw_name, "no-such-user"), groups=(group.gr_name, "no-such-group"))
     found = access(access=who)
     assert found.admitted.uids == {user.pw_uid}

@@ -21,7 +21,10 @@ def folder(tmp_path: Path) -> Path:
 
 
 def own_group() -> str:
-    return grp.getgrgid(os.getegid()).gr_name
+    try:
+        return grp.getgrgid(os.getegid()).gr_name
+    except KeyError:
+        pytest.skip("the group that runs this has no name: run it as an account of the system")
 
 
 def mode(path: str) -> int:
