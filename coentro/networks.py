@@ -14,8 +14,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from heapq import merge
-from itertools import repeat
-from operator import add
+from itertools import islice, repeat
+from operator import add, contains, eq
 from socket import AF_INET, AF_INET6, inet_ntop, inet_pton
 from typing import Final, Literal, NamedTuple
 
@@ -145,6 +145,7 @@ _SPECIAL_FIRST: Final[dict[Family, frozenset[int]]] = {
 _HOST_BITS: Final[dict[Family, dict[str, bytes]]] = {
     f: {str(n): _MASKS[f][n].to_bytes(SIZE[f], "big") for n in range(BITS[f] + 1)} for f in FAMILIES
 }
+_TOGETHER: Final = 5_000  # texts
 _LAST: Final = {str(n): bytes((n,)) for n in range(129)}
 
 
@@ -158,17 +159,31 @@ def _all_ordinary(texts: list[object]) -> Networks | None:
         return None
     four: list[str] = texts  # type: ignore[assignment]  # as was just seen
     six: list[str] = []
-    if ":" in "".join(four):
+    if any(map(contains, four, repeat(":"))):
         four, six = [t for t in four if ":" not in t], [t for t in four if ":" in t]
     v4, v6 = _family_of_ordinary(4, four), _family_of_ordinary(6, six)
     return None if v4 is None or v6 is None else Networks(v4, v6)
 
 
 def _family_of_ordinary(family: Family, texts: list[str]) -> bytes | None:
+    entries: list[bytes] = []
+    # By pieces: what is made on the way stays small, and no one call keeps other threads waiting.
+    for start in range(0, len(texts), _TOGETHER):
+        some = _piece_of_ordinary(family, texts[start : start + _TOGETHER])
+        if some is None:
+            return None
+        entries += some
+    entries.sort()
+    if any(map(eq, entries, islice(entries, 1, None))):
+        return None
+    return b"".join(entries)
+
+
+def _piece_of_ordinary(family: Family, texts: list[str]) -> Iterable[bytes] | None:
     if not {1}.issuperset(map(str.count, texts, repeat("/"))):
         return None
     # With one slash in each, these take turns: the address, the length.
-    parts = "/".join(texts).split("/") if texts else []
+    parts = "/".join(texts).split("/")
     addresses, lengths = parts[::2], parts[1::2]
     try:
         packed = list(map(inet_pton, repeat(AF[family]), addresses))
@@ -183,8 +198,7 @@ def _family_of_ordinary(family: Family, texts: list[str]) -> bytes | None:
     # One AND of two long numbers: whether any address has a bit where its length has none.
     if int.from_bytes(whole, "big") & int.from_bytes(host_bits, "big"):
         return None
-    entries = sorted(map(add, packed, map(_LAST.__getitem__, lengths)))
-    return b"".join(entries) if len(set(entries)) == len(entries) else None
+    return map(add, packed, map(_LAST.__getitem__, lengths))
 
 
 def shown(text: str) -> str:

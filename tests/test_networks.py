@@ -119,3 +119,10 @@ def test_an_overlap_with_one_of_many_is_found(one: str, other: str, meet: bool) 
         found = [(network(a), network(b))] if meet else []
         assert list(overlaps(few, many)) == found
         assert list(overlaps(many, few)) == [(y, x) for x, y in found]
+
+
+def test_a_list_longer_than_what_is_read_together_is_read_whole() -> None:
+    texts: list[object] = [f"{base}.{n >> 8}.{n & 255}.0/24" for n in range(6_000) for base in (10, 11)]
+    texts += [f"2001:db8:{n:x}::/48" for n in range(6_000)]
+    assert Networks.parse(texts) == one_by_one(texts)
+    assert told([*texts, "10.0.9.0/24"], Networks.parse) == "$[18000]: 10.0.9.0/24 stands at [18] already"

@@ -32,6 +32,7 @@ STATE: Final = _HOME if DARWIN else "/var/lib/coentro"
 CONFIG: Final = f"{_HOME}/helper.toml" if DARWIN else "/etc/coentro/helper.toml"
 SOCKET: Final = "/var/run/coentrovpn/helper.sock" if DARWIN else "/run/coentrovpn/helper.sock"
 DESCRIPTORS: Final = 65_536
+SWITCH_S: Final = 0.0005
 
 
 class StartError(Exception):
@@ -98,6 +99,9 @@ def _start(options: argparse.Namespace, config: Config) -> None:
 
             guard = single.claim()
         _raise_descriptor_limit()
+        # The loop asks for the interpreter's lock after each system call; by default it waits 5 ms each
+        # time for a thread that works off a hundred thousand routes, and every peer waits with it.
+        sys.setswitchinterval(SWITCH_S)
         network = _network()
 
         def read() -> tuple[Config, Access]:

@@ -100,10 +100,7 @@ class Reply:
                     outcome = outcome.result
                 elif unsent is not None:
                     unsent()
-            if isinstance(outcome, CoentroError):
-                texts.append(jsonrpc.error_line(id_, outcome))
-            else:
-                texts.append(jsonrpc.result_line(id_, outcome))
+            texts.append(_line(id_, outcome))
         if texts:
             self.outbox.put(jsonrpc.join(texts, self.batch), fds, calls)
 
@@ -126,6 +123,13 @@ class Reply:
             return Kernel(f"a descriptor can't be passed on: {fault.strerror}", errno=name, op="dup"), []
         named = [{**fd, "index": fd["index"] + before} for fd in answer.result["fds"]]
         return evolve(answer, result={**answer.result, "fds": named}), copies
+
+
+def _line(id_: Any, outcome: Any) -> bytes:
+    """The response to one call: its result, or why there is none."""
+    if isinstance(outcome, CoentroError):
+        return jsonrpc.error_line(id_, outcome)
+    return jsonrpc.result_line(id_, outcome)
 
 
 class Peer:
@@ -286,6 +290,21 @@ class Peer:
         self._begin(message, len(line))
 
     def _begin(self, message: Message, size: int) -> None:
+        call = message.items[0]
+        if (
+            not message.batch
+            and isinstance(call, Call)
+            and call.id is not NO_ID
+            and self._daemon.dispatcher.is_now(call.method)
+        ):
+            # Of this kind are those that come in numbers, and nothing of them has to wait.
+            self.outbox.put(jsonrpc.join([_line(call.id, self._now(call, size))], False))
+        else:
+            self._begin_all(message, size)
+        while self._missed:
+            self.push(self._missed.pop(0))
+
+    def _begin_all(self, message: Message, size: int) -> None:
         reply = Reply(self.outbox, message.batch, [None] * len(message.items))
         tasks: list[tuple[int, Call, Turn | None]] = []
         reply.waiting.extend(range(len(message.items)))
@@ -308,8 +327,6 @@ class Peer:
         for index, call, turn in tasks:
             self._under_way += 1
             self._nursery.start_soon(self._later, reply, index, call, Request(self, size, turn))
-        while self._missed:
-            self.push(self._missed.pop(0))
 
     def _now(self, call: Call, size: int) -> Any:
         try:

@@ -15,6 +15,7 @@ from typing import Any, Final, NoReturn
 from tools import demo_enclosure as enclosure
 from tools.benchmark.rows import ROWS, Result, as_json, table
 
+PROJECT: Final = Path(__file__).resolve().parent.parent.parent
 PARTS: Final = ("routes", "commands", "calls", "starts", "growth")
 
 
@@ -55,7 +56,14 @@ def outside(way: enclosure.Way, arguments: list[str]) -> Iterator[dict[str, Any]
     """Have it measured inside; what it tells, as it comes. Errors: CalledProcessError."""
     ourselves = [sys.executable, "-P", "-m", "tools.benchmark", "--inside", *arguments]
     argv = ["setpriv", "--pdeathsig", "KILL", "unshare", *way.options, *ourselves]
-    with subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True) as process:
+    search = os.pathsep.join(filter(None, (str(PROJECT), os.environ.get("PYTHONPATH"))))
+    with subprocess.Popen(
+        argv,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": search},
+    ) as process:
         assert process.stdout is not None
         try:
             for line in process.stdout:

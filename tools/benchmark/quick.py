@@ -6,8 +6,10 @@ coentroctl starts no engine here: what is compared is the host's side of a tunne
 from __future__ import annotations
 
 import shutil
+import signal
 import subprocess
 from collections.abc import Iterator, Sequence
+from statistics import median
 from typing import Final
 
 from tools.benchmark import place
@@ -21,6 +23,7 @@ ENDPOINT: Final = "203.0.113.7"
 ADDRESS: Final = "10.99.0.2/32"
 _WG_QUICK: Final = PLACE / f"{INTERFACE}.conf"
 _PROFILE: Final = PLACE / "bench.toml"
+_CTL: Final = place.python("-m", "coentro.ctl")
 
 
 def measure(short: bool) -> Iterator[Result]:
@@ -35,7 +38,9 @@ def measure(short: bool) -> Iterator[Result]:
         for name, count, rounds in rows:
             _write(v4(count))
             result = ratios(name, rounds, lambda: seconds(_ours), lambda: seconds(_theirs))
-            result.detail.update(note)
+            result.detail.update(
+                note, ours_until_ctrl_c_s=median(seconds(_until_ctrl_c) for _ in range(rounds))
+            )
             yield result
 
 
@@ -65,13 +70,25 @@ def _write(routes: Sequence[str]) -> None:
 
 def _ours() -> None:
     """`up` until it says so, `down` until both have ended."""
-    ctl = place.python("-m", "coentro.ctl")
-    up = subprocess.Popen([*ctl, "up", str(_PROFILE)], env=place.environment(), stdout=subprocess.PIPE)
-    with up:
-        assert up.stdout is not None
-        if b" is up" not in (line := up.stdout.readline()):
-            raise Failed(f"coentroctl up said {line!r}")
-        place.run(*ctl, "down", "bench", env=place.environment())
+    with _up():
+        place.run(*_CTL, "down", "bench", env=place.environment())
+
+
+def _until_ctrl_c() -> None:
+    """`up` until it says so, and Ctrl-C: without the start of a second interpreter."""
+    with _up() as up:
+        up.send_signal(signal.SIGINT)
+
+
+def _up() -> subprocess.Popen[bytes]:
+    """`up`, once it has said that the tunnel is."""
+    argv = [*_CTL, "up", str(_PROFILE)]
+    up = subprocess.Popen(argv, env=place.environment(), stdout=subprocess.PIPE)
+    assert up.stdout is not None
+    if b" is up" not in (line := up.stdout.readline()):
+        up.kill()
+        raise Failed(f"coentroctl up said {line!r}")
+    return up
 
 
 def _theirs() -> None:

@@ -7,7 +7,7 @@ else's, even in our table or on our device. For one worker thread.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from attrs import frozen
@@ -29,6 +29,7 @@ from coentro.netops.linux.desired import (
 )
 from coentro.netops.linux.framing import HEADER_BYTES
 from coentro.netops.linux.messages import FR_ACT_TO_TBL, IFA_F_NOPREFIXROUTE, RTPROT_KERNEL
+from coentro.netops.linux.messages import Address as HostAddress
 from coentro.netops.linux.messages import Link as HostLink
 from coentro.netops.linux.messages import Rule as HostRule
 from coentro.netops.linux.netlink import Netlink, Span
@@ -67,10 +68,12 @@ def read(
     ours = _devices(links, devices, everything)
     state: State = {}
     by_index = {link.index: link for link in links}
+    # Once for all devices: the kernel is asked for those of every link anyhow.
+    addresses = host.addresses(netlink) if ours else []
     for tunnel, device in ours.items():
         link = by_index.get(device.index)
         if link is not None and is_ours(link) and link.alias == ALIAS + tunnel:
-            _device(netlink, state, tunnel, link, remembered)
+            _device(state, tunnel, link, [a for a in addresses if a.index == link.index], remembered)
     rules = host.rules(netlink)
     tables = _tables(netlink, ranges, ours) if everything else _as_remembered(remembered, state)
     state.update(tables)
@@ -105,14 +108,16 @@ def _devices(links: list[HostLink], known: Mapping[str, Device], everything: boo
     return devices
 
 
-def _device(netlink: Netlink, state: State, tunnel: str, link: HostLink, remembered: State) -> None:
+def _device(
+    state: State, tunnel: str, link: HostLink, addresses: Sequence[HostAddress], remembered: State
+) -> None:
     opened = remembered.get(Link(tunnel), LinkSettings(link.mtu))
     state[Link(tunnel)] = LinkSettings(link.mtu, opened.queues, opened.vnet_hdr, opened.packet_info)
     if link.up:
         state[Up(tunnel)] = True
     if sysctl.has_ipv6(link.name):
         state[Ipv6(tunnel)] = True
-    for address in host.addresses(netlink, link.index):
+    for address in addresses:
         if address.flags & IFA_F_NOPREFIXROUTE and address.peer is None:
             state[Address(tunnel, address.family, address.address, address.length)] = True
 
