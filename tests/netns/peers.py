@@ -97,7 +97,7 @@ def eventually(holds: Callable[[], object], what: str) -> None:
     deadline = time.monotonic() + PATIENCE_S
     while not holds():
         assert time.monotonic() < deadline, f"{what} did not come true in {PATIENCE_S:g} s"
-        time.sleep(0.002)
+        time.sleep(0.002)  # between two looks at another process, which has no clock of ours
 
 
 def event(client: Client, type_: str, **data: Any) -> dict[str, Any]:

@@ -61,13 +61,6 @@ def strace() -> None:
 
 
 @pytest.fixture
-def helper(tmp_path: Path) -> Iterator[Helper]:
-    lan()
-    with run_helper(tmp_path) as started:
-        yield started
-
-
-@pytest.fixture
 def client(helper: Helper) -> Iterator[Client]:
     with connected(helper) as made:
         yield made

@@ -12,7 +12,7 @@ from typing import Final
 import pytest
 
 from coentro.client.plain import Client, Tunnel
-from tests.netns.linux_host import lan, same, settled
+from tests.netns.linux_host import same, settled
 from tests.netns.peers import Raw, configured, connected, event, refused, untouched
 from tests.sandbox import Helper, run, run_helper
 
@@ -21,13 +21,6 @@ pytestmark = pytest.mark.usefixtures("tun_available")
 NOT_FOUND: Final = -32002
 TUNGETIFF: Final = 0x800454D2
 SPEC: Final = {"addresses": ["10.8.0.2/24"], "routes": ["10.1.0.0/16"], "endpoints": ["203.0.113.8"]}
-
-
-@pytest.fixture
-def helper(tmp_path: Path) -> Iterator[Helper]:
-    lan()
-    with run_helper(tmp_path) as started:
-        yield started
 
 
 @pytest.fixture
